@@ -1,0 +1,165 @@
+//! The ops a forward pass is written in, and the two backends that carry them out: `cpu` (the oracle, and the
+//! fallback on machines without a GPU) and `vulkan`.
+//!
+//! Activations live in a fixed set of named buffers ([`Act`]), each `[n_tokens, width] f32, row-major`, allocated
+//! once for the largest batch. An op names the buffers it reads and writes; nothing is allocated during a pass.
+
+pub mod cpu;
+pub mod vulkan;
+
+use crate::error::Error;
+use crate::gguf::GgmlType;
+use crate::model::{Config, RopeTable};
+
+/// An activation buffer. Row = one token of the batch (for `Logits` and `Out`: one row per requested output).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Act {
+    /// Residual stream, `[n_tokens, n_embd]`.
+    X,
+    /// Normed input of a block, `[n_tokens, n_embd]`.
+    H,
+    /// Queries, `[n_tokens, q_dim]`.
+    Q,
+    /// Keys, `[n_tokens, kv_dim]`.
+    K,
+    /// Values, `[n_tokens, kv_dim]`.
+    V,
+    /// Attention output before its projection, `[n_tokens, q_dim]`.
+    Attn,
+    /// Gate of the feed-forward layer, then the activated product, `[n_tokens, n_ff]`.
+    Gate,
+    /// Up projection, `[n_tokens, n_ff]`.
+    Up,
+    /// Residual rows whose logits are wanted, `[n_outputs, n_embd]`.
+    Out,
+    /// Logits, `[n_outputs, n_vocab]`.
+    Logits,
+}
+
+impl Act {
+    /// All buffers.
+    pub const ALL: [Act; 10] =
+        [Act::X, Act::H, Act::Q, Act::K, Act::V, Act::Attn, Act::Gate, Act::Up, Act::Out, Act::Logits];
+
+    /// Elements per row.
+    pub fn width(self, c: &Config) -> usize {
+        match self {
+            Act::X | Act::H | Act::Out => c.n_embd,
+            Act::Q | Act::Attn => c.q_dim(),
+            Act::K | Act::V => c.kv_dim(),
+            Act::Gate | Act::Up => c.n_ff,
+            Act::Logits => c.n_vocab,
+        }
+    }
+}
+
+/// Sizes fixed when a backend is created.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Most tokens in one pass (llama.cpp's `n_ubatch`).
+    pub n_batch: usize,
+    /// Most rows of logits in one pass.
+    pub n_outputs: usize,
+    /// Key/value slots: sequences that can be live at once.
+    pub n_seq: usize,
+    /// Positions per slot (context length).
+    pub n_ctx: usize,
+}
+
+/// One token of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchToken {
+    /// Token id, below `n_vocab`.
+    pub token: u32,
+    /// Key/value slot, below `Limits::n_seq`.
+    pub seq: u32,
+    /// Position in its sequence, below `Limits::n_ctx`. All earlier positions of the slot must have been stored by
+    /// earlier passes or stand earlier in this batch.
+    pub pos: u32,
+    /// Whether logits are wanted for this token.
+    pub output: bool,
+}
+
+/// A weight tensor as it lies in the file. `cols` is the contiguous dimension (ggml's `ne[0]`).
+#[derive(Clone, Copy)]
+pub struct TensorView<'a> {
+    /// Name in the file, for messages.
+    pub name: &'a str,
+    /// Element type.
+    pub ty: GgmlType,
+    /// Rows (1 for a vector).
+    pub rows: usize,
+    /// Elements per row, a multiple of the type's block length.
+    pub cols: usize,
+    /// `rows * ty.row_bytes(cols)` bytes.
+    pub data: &'a [u8],
+}
+
+/// One product of [`Backend::linear`]: `out = x · weightᵀ (+ bias)`, or `out += …` when `accumulate` is set.
+pub struct Linear<'w, W> {
+    /// `[rows, cols]`; `cols` is the width of the input, `rows` that of the output.
+    pub weight: &'w W,
+    /// `[rows]` f32.
+    pub bias: Option<&'w W>,
+    /// Destination.
+    pub out: Act,
+    /// Add to the destination (residual connection) instead of overwriting it.
+    pub accumulate: bool,
+}
+
+/// A device that can run the forward pass. All methods between `begin` and `finish` may be deferred (recorded) by
+/// the backend; `finish` waits for them. Ops see the rows of the current batch only.
+pub trait Backend: Send {
+    /// A weight that was made available to the device.
+    type Weight: Send + Sync;
+
+    /// Device name as shown to the user.
+    fn name(&self) -> String;
+
+    /// Makes a tensor available. The CPU backend keeps a view of the mapped file; Vulkan copies.
+    ///
+    /// # Safety-relevant contract
+    /// `tensor.data` stays mapped for as long as the backend lives: the `Model` owns both.
+    fn upload(&mut self, tensor: TensorView<'static>) -> Result<Self::Weight, Error>;
+
+    /// Allocates activations and the key/value cache. Called once, after the weights were uploaded.
+    fn allocate(&mut self, config: &Config, limits: Limits, rope: &RopeTable) -> Result<(), Error>;
+
+    /// Starts a pass over `batch` (1 ..= `n_batch` tokens; at most `n_outputs` of them with `output`).
+    fn begin(&mut self, batch: &[BatchToken]) -> Result<(), Error>;
+
+    /// `X[t] = table[token[t]]`, dequantised to f32.
+    fn embed(&mut self, table: &Self::Weight) -> Result<(), Error>;
+
+    /// `dst[t] = x[t] / sqrt(mean(x[t]²) + eps) · weight` (arXiv 1910.07467); the mean in f32.
+    fn rms_norm(&mut self, x: Act, weight: &Self::Weight, dst: Act) -> Result<(), Error>;
+
+    /// The same per head of `head_dim` elements, in place; `weight` is `[head_dim]` (Qwen3's QK-norm).
+    fn head_norm(&mut self, x: Act, weight: &Self::Weight) -> Result<(), Error>;
+
+    /// Several products with one input, accumulated in f32.
+    fn linear(&mut self, x: Act, products: &[Linear<'_, Self::Weight>]) -> Result<(), Error>;
+
+    /// Rotates each head of `x` by its token's position, in place, with the table given to `allocate`.
+    fn rope(&mut self, x: Act) -> Result<(), Error>;
+
+    /// Stores `K` and `V` of the batch at (layer, seq, pos), rounded to f16.
+    fn kv_store(&mut self, layer: usize) -> Result<(), Error>;
+
+    /// `Attn = softmax(Q·Kᵀ / sqrt(head_dim)) · V` over positions 0 ..= pos of each token's slot; query head `h`
+    /// reads key/value head `h / (n_head / n_head_kv)`. Softmax in f32.
+    fn attention(&mut self, layer: usize) -> Result<(), Error>;
+
+    /// `Gate = silu(Gate) · Up`.
+    fn swiglu(&mut self) -> Result<(), Error>;
+
+    /// Copies the rows of `X` whose tokens asked for output to `Out`, in batch order. Ops after this one see
+    /// `n_outputs` rows of `Out` and `Logits`.
+    fn gather_outputs(&mut self) -> Result<(), Error>;
+
+    /// Waits, and gives the logits of the requested tokens: `[n_outputs, n_vocab]` f32 in batch order.
+    fn finish(&mut self) -> Result<&[f32], Error>;
+
+    /// Copies positions `0..n_pos` of all layers from slot `from` to slot `to` (attempts that share a prompt).
+    fn kv_copy(&mut self, from: usize, to: usize, n_pos: usize) -> Result<(), Error>;
+}

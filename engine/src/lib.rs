@@ -1,0 +1,16 @@
+//! From a GGUF file to tokens: `gguf` (the file) → `model` (hyper-parameters, weights, forward pass) →
+//! `backend` (CPU, Vulkan) → `scheduler` (sequences in batches) → `sampler` → text through `tokenizer`.
+//!
+//! The engine knows nothing of HTTP, Python or problems.
+
+pub mod backend;
+pub mod chat;
+mod error;
+pub mod gguf;
+pub mod model;
+pub mod quant;
+pub mod sampler;
+pub mod scheduler;
+pub mod tokenizer;
+
+pub use error::Error;
