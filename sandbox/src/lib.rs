@@ -1,0 +1,12 @@
+//! Runs untrusted Python: a RustPython interpreter compiled to WebAssembly, with its standard library, sympy and
+//! mpmath inside, on wasmtime.
+//!
+//! Owns the policy (limits, isolation, rollback) and the host side of the sandbox; it knows nothing of models: it gets
+//! code and limits and gives back an [`Outcome`]. Code in a session can reach no file, socket, environment variable,
+//! real clock or entropy. The interpreter itself is `sandbox/guest`, a separate workspace whose compiled module is kept
+//! beside this crate. Surprising fact: a session is not "started"; it is a copy-on-write copy of the memory of an
+//! interpreter that has already imported sympy.
+
+mod outcome;
+
+pub use outcome::{Completeness, Limits, Outcome, Progress, SandboxError, Status};
