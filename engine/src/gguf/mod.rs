@@ -1,10 +1,150 @@
-//! GGUF files.
+//! GGUF files: opening, checking and reading them over a memory map, and writing them.
+//!
+//! Everything in the header is checked before anything is believed: sizes against the file, counts against limits,
+//! offsets against each other. Refused: other formats, GGUF versions other than 2 and 3, big-endian files, tensor types
+//! that have no decoder here, and whatever is not a regular file. Called by the model loader, the tokenizer and the
+//! chat template. The header is read by our own code and not by gguf-rs, which panics on some type ids, accepts tensors
+//! outside the file and duplicate keys, and shortens vocabularies; the tests compare the two on sound files.
 
+mod cursor;
+mod error;
+mod header;
+mod metadata;
 mod types;
+mod value;
+pub mod writer;
 
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+
+pub use error::GgufError;
+pub use header::{
+    DEFAULT_ALIGNMENT, Header, MAX_ALIGNMENT, MAX_ARRAY_LEN, MAX_HEADER_BYTES, MAX_KEY_BYTES, MAX_KEYS,
+    MAX_TENSOR_NAME_BYTES, MAX_TENSORS, TensorInfo,
+};
+pub use metadata::Metadata;
 pub use types::GgmlType;
+pub use value::{Array, Strings, Value, ValueType};
 
-/// Why a file can't be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum GgufError {}
+/// An opened GGUF file: its checked header and the map of its bytes.
+#[derive(Debug)]
+pub struct GgufFile {
+    path: PathBuf,
+    file: File,
+    map: Mmap,
+    header: Header,
+}
+
+impl GgufFile {
+    /// Maps the file and checks its whole header. Tensor data is not read.
+    ///
+    /// The file must stay as it is while it is open: another process that truncates it makes reads past its new end
+    /// fatal (SIGBUS), which no library can turn into an error. [`Self::check_unchanged`] tells, cheaply, before a long
+    /// read starts.
+    ///
+    /// # Errors
+    /// Whatever keeps the file from being used, with the offset, what was found and what is allowed.
+    pub fn open(path: &Path) -> Result<GgufFile, GgufError> {
+        // Asked before opening: opening a FIFO would wait for its writer.
+        let kind = std::fs::metadata(path)?.file_type();
+        if !kind.is_file() {
+            return Err(GgufError::NotRegularFile { found: describe_file_type(kind) });
+        }
+        let file = File::open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(GgufError::NotRegularFile { found: describe_file_type(metadata.file_type()) });
+        }
+        let file_bytes = metadata.len();
+        header::check_minimum(file_bytes)?;
+        if usize::try_from(file_bytes).is_err() {
+            return Err(GgufError::TooLargeToMap { file_bytes });
+        }
+        // SAFETY: the map is read-only and lives as long as `file`. Its bytes are plain data of any value. That nobody
+        // truncates the file meanwhile is the caller's side of `open`, stated above.
+        let map = unsafe { Mmap::map(&file)? };
+        let header = Header::parse(&map)?;
+        Ok(GgufFile { path: path.to_owned(), file, map, header })
+    }
+
+    /// The path that the file was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// GGUF version: 2 or 3.
+    pub fn version(&self) -> u32 {
+        self.header.version
+    }
+
+    /// Size of the file when it was opened.
+    pub fn file_bytes(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    /// The checked header.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Keys and values.
+    pub fn metadata(&self) -> &Metadata {
+        &self.header.metadata
+    }
+
+    /// Tensors in the order of the file's header.
+    pub fn tensors(&self) -> &[TensorInfo] {
+        &self.header.tensors
+    }
+
+    /// The tensor of that name.
+    pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        self.header.tensor(name)
+    }
+
+    /// The bytes of a tensor of this file: `t.bytes` of them, blocks of `t.ty`, row after row.
+    ///
+    /// # Panics
+    /// When `t` describes a range outside this file, that is, when it comes from another one.
+    pub fn data(&self, t: &TensorInfo) -> &[u8] {
+        let range = t.offset as usize..(t.offset + t.bytes) as usize;
+        self.map.get(range).unwrap_or_else(|| {
+            panic!("tensor {} ends at {} in a map of {} bytes", t.name, t.offset + t.bytes, self.map.len())
+        })
+    }
+
+    /// Checks that the file still has the size that it had when it was opened.
+    ///
+    /// # Errors
+    /// [`GgufError::Changed`] when the size differs: the bytes are not the ones that were checked.
+    pub fn check_unchanged(&self) -> Result<(), GgufError> {
+        let now_bytes = self.file.metadata()?.len();
+        if now_bytes == self.file_bytes() {
+            Ok(())
+        } else {
+            Err(GgufError::Changed { opened_bytes: self.file_bytes(), now_bytes })
+        }
+    }
+}
+
+fn describe_file_type(kind: std::fs::FileType) -> &'static str {
+    if kind.is_dir() {
+        return "a directory";
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        if kind.is_fifo() {
+            return "a pipe";
+        }
+        if kind.is_socket() {
+            return "a socket";
+        }
+        if kind.is_char_device() || kind.is_block_device() {
+            return "a device";
+        }
+    }
+    "a special file"
+}

@@ -43,6 +43,41 @@ impl GgmlType {
         Self::ALL.into_iter().find(|t| *t as u32 == id)
     }
 
+    /// ggml's name of a type that ggml defines and that has no decoder here.
+    pub fn unsupported_name(id: u32) -> Option<&'static str> {
+        Some(match id {
+            9 => "Q8_1",
+            10 => "Q2_K",
+            11 => "Q3_K",
+            15 => "Q8_K",
+            16 => "IQ2_XXS",
+            17 => "IQ2_XS",
+            18 => "IQ3_XXS",
+            19 => "IQ1_S",
+            20 => "IQ4_NL",
+            21 => "IQ3_S",
+            22 => "IQ2_S",
+            23 => "IQ4_XS",
+            24 => "I8",
+            25 => "I16",
+            26 => "I32",
+            27 => "I64",
+            28 => "F64",
+            29 => "IQ1_M",
+            34 => "TQ1_0",
+            35 => "TQ2_0",
+            39 => "MXFP4",
+            40 => "NVFP4",
+            41 => "Q1_0",
+            _ => return None,
+        })
+    }
+
+    /// Whether ggml once defined this id and gave it up (Q4_2, Q4_3 and the interleaved Q4_0 and IQ4_NL types).
+    pub fn is_removed(id: u32) -> bool {
+        matches!(id, 4 | 5 | 31..=33 | 36..=38)
+    }
+
     /// ggml's name of the type, e.g. `Q4_K`.
     pub fn name(self) -> &'static str {
         match self {
