@@ -1,0 +1,86 @@
+#version 460
+#extension GL_GOOGLE_include_directive : require
+// out[t, h] = softmax(q[t, h] · Kᵀ · scale) · V over positions 0 … pos[t] of the token's slot, with the softmax in
+// f32 and computed online (arXiv 2205.14135): shared memory does not grow with the context. Query head h reads
+// key/value head h / group.
+// One workgroup per (head, token). For each tile of WG_SIZE positions, every invocation scores one position, then the
+// invocations share out the head's vec4s (and, where there are more invocations than vec4s, the positions) to add up
+// the weighted values. Cache layout: see f32_kv_store.comp.
+// Bound by bytes: keys and values of all positions, once per query head.
+// CPU twin: f64 over the same f16 cache, tolerance 1e-5 of the largest value.
+// Specialization constants: 0 WG_SIZE (≥ HEAD_DIM4), 1 HEAD_DIM4 = head_dim / 4. Subgroup size ≥ 4, subgroup
+// arithmetic, 16-bit storage.
+#include "buffers.glsl"
+
+layout(local_size_x_id = 0) in;
+layout(constant_id = 0) const uint WG_SIZE = 64;
+layout(constant_id = 1) const uint HEAD_DIM4 = 16;
+
+#include "reduce.glsl"
+
+layout(push_constant) uniform Push {
+    ReadF32x4 q;        // [n_tokens, q_stride4 * 4]
+    ReadF16x4 k_cache;
+    ReadF16x4 v_cache;
+    ReadU32 slots;      // [n_tokens]
+    ReadU32 positions;  // [n_tokens]
+    WriteF32x4 dst;     // [n_tokens, q_stride4 * 4]
+    uint n_head_kv;
+    uint group;         // query heads per key/value head
+    uint n_ctx;
+    uint q_stride4;
+    float scale;        // 1 / sqrt(head_dim)
+} push;
+
+// Less than any score of finite activations, and still finite: exp(LOWEST - x) is 0, not NaN.
+const float LOWEST = -3.0e38;
+const uint N_PARTS = WG_SIZE / HEAD_DIM4;
+
+shared vec4 query[HEAD_DIM4];
+shared float weights[WG_SIZE];
+shared vec4 part_sums[WG_SIZE];
+
+void main() {
+    uint head = gl_WorkGroupID.x, t = gl_WorkGroupID.y, tid = gl_LocalInvocationID.x;
+    uint n_pos = push.positions.v[t] + 1;
+    uint cache_row = (push.slots.v[t] * push.n_head_kv + head / push.group) * push.n_ctx;
+    uint q_at = t * push.q_stride4 + head * HEAD_DIM4;
+    for (uint d = tid; d < HEAD_DIM4; d += WG_SIZE) query[d] = push.q.v[q_at + d] * push.scale;
+    barrier();
+
+    uint d4 = tid % HEAD_DIM4, part = tid / HEAD_DIM4;
+    float running_max = LOWEST, running_sum = 0.0;
+    vec4 acc = vec4(0.0);
+    for (uint first = 0; first < n_pos; first += WG_SIZE) {
+        uint pos = first + tid;
+        float score = LOWEST;
+        if (pos < n_pos) {
+            uint k_at = (cache_row + pos) * HEAD_DIM4;
+            score = 0.0;
+            for (uint d = 0; d < HEAD_DIM4; d++) score += dot(query[d], vec4(push.k_cache.v[k_at + d]));
+        }
+        float new_max = max(running_max, workgroup_max(score));
+        float weight = pos < n_pos ? exp(score - new_max) : 0.0;
+        float keep = exp(running_max - new_max);
+        running_max = new_max;
+        running_sum = running_sum * keep + weight;
+        weights[tid] = weight;
+        barrier();
+        acc *= keep;
+        if (part < N_PARTS) {
+            uint n = min(WG_SIZE, n_pos - first);
+            for (uint i = part; i < n; i += N_PARTS) {
+                acc += weights[i] * vec4(push.v_cache.v[(cache_row + first + i) * HEAD_DIM4 + d4]);
+            }
+        }
+        barrier();
+    }
+
+    float total = workgroup_add(running_sum);
+    part_sums[tid] = acc;
+    barrier();
+    if (part == 0) {
+        for (uint p = 1; p < N_PARTS; p++) acc += part_sums[p * HEAD_DIM4 + d4];
+        push.dst.v[q_at + d4] = acc / total;
+    }
+}
