@@ -23,5 +23,42 @@ pub enum Error {
     Vulkan(#[from] crate::backend::vulkan::VulkanError),
     /// A request that can't be served within the limits it was given.
     #[error(transparent)]
-    Request(#[from] crate::scheduler::RequestError),
+    Request(#[from] RequestError),
+}
+
+/// A request that can't be served.
+#[derive(Debug, Clone, PartialEq, Eq, ThisError)]
+#[non_exhaustive]
+pub enum RequestError {
+    /// There is nothing to compute.
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+    /// The text doesn't fit the context; nothing is cut silently.
+    #[error("{found} tokens don't fit the context of {n_ctx} tokens")]
+    ContextExceeded {
+        /// Tokens that the sequence would have.
+        found: usize,
+        /// Tokens that it may have.
+        n_ctx: usize,
+    },
+    /// A token id that the vocabulary doesn't have.
+    #[error("token {token} is outside the vocabulary of {n_vocab} tokens")]
+    TokenOutOfRange {
+        /// The id.
+        token: u32,
+        /// Tokens in the vocabulary.
+        n_vocab: usize,
+    },
+    /// All key/value slots are in use.
+    #[error("all {n_seq} sequences are in use")]
+    NoFreeSequence {
+        /// Slots there are.
+        n_seq: usize,
+    },
+    /// The logits are not numbers: the model or a kernel is broken.
+    #[error("the model gave logits that are not finite at position {position}")]
+    NotFinite {
+        /// Position of the token they belong to.
+        position: usize,
+    },
 }

@@ -5,12 +5,14 @@
 
 pub mod backend;
 pub mod chat;
+//TMP mod engine;
 mod error;
 pub mod gguf;
 pub mod model;
 pub mod quant;
 pub mod sampler;
-pub mod scheduler;
+//TMP pub mod scheduler;
 pub mod tokenizer;
 
-pub use error::Error;
+//TMP pub use engine::{BackendChoice, DEFAULT_CONTEXT, Engine, EngineOptions};
+pub use error::{Error, RequestError};

@@ -1,1 +1,256 @@
-//! Sampler.
+//! From logits to a token: repetition penalty, top-k, top-p, min-p, temperature, in llama.cpp's order, with a generator
+//! whose sequence is fixed for all time: the same seed gives the same tokens.
+
+use rand_xoshiro::Xoshiro256PlusPlus;
+use rand_xoshiro::rand_core::{RngCore, SeedableRng};
+
+/// How tokens are drawn. The defaults are llama.cpp's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SamplerParams {
+    /// Divides the logits; 0 takes the most probable token.
+    pub temperature: f32,
+    /// Only the `top_k` most probable tokens; 0 for all.
+    pub top_k: usize,
+    /// Only the smallest set of tokens whose probabilities reach `top_p`; 1 for all.
+    pub top_p: f32,
+    /// Only tokens at least `min_p` times as probable as the most probable one; 0 for all.
+    pub min_p: f32,
+    /// Positive logits of recent tokens are divided by it, negative ones multiplied; 1 for none.
+    pub repeat_penalty: f32,
+    /// How many recent tokens the penalty looks at.
+    pub repeat_last_n: usize,
+    /// Seed of the generator.
+    pub seed: u64,
+    /// How many of the most probable tokens are reported with their log-probabilities.
+    pub n_top_logprobs: usize,
+}
+
+impl Default for SamplerParams {
+    fn default() -> Self {
+        SamplerParams {
+            temperature: 0.8,
+            top_k: 40,
+            top_p: 0.95,
+            min_p: 0.05,
+            repeat_penalty: 1.0,
+            repeat_last_n: 64,
+            seed: 0,
+            n_top_logprobs: 0,
+        }
+    }
+}
+
+/// A drawn token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampled {
+    /// Its id.
+    pub token: u32,
+    /// Its natural log-probability under the model (temperature 1, nothing cut away).
+    pub logprob: f32,
+    /// The most probable tokens with theirs, best first.
+    pub top_logprobs: Vec<(u32, f32)>,
+}
+
+/// Draws the tokens of one sequence.
+pub struct Sampler {
+    params: SamplerParams,
+    rng: Xoshiro256PlusPlus,
+    /// The last `repeat_last_n` tokens, oldest first.
+    recent: std::collections::VecDeque<u32>,
+    candidates: Vec<(u32, f32)>,
+}
+
+impl Sampler {
+    /// A sampler at the start of its sequence.
+    pub fn new(params: SamplerParams) -> Self {
+        let rng = Xoshiro256PlusPlus::seed_from_u64(params.seed);
+        Sampler { params, rng, recent: Default::default(), candidates: Vec::new() }
+    }
+
+    /// Tells the sampler of a token that became part of the sequence (prompt, tool output or its own).
+    pub fn accept(&mut self, token: u32) {
+        if self.params.repeat_last_n == 0 {
+            return;
+        }
+        if self.recent.len() == self.params.repeat_last_n {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(token);
+    }
+
+    /// Draws from `logits`, `[n_vocab]`. The caller passes the token to [`Self::accept`].
+    pub fn sample(&mut self, logits: &[f32]) -> Sampled {
+        let norm = log_sum_exp(logits);
+        let token = self.draw(logits);
+        let mut top_logprobs = Vec::new();
+        if self.params.n_top_logprobs > 0 {
+            fill_best(&mut self.candidates, logits, self.params.n_top_logprobs);
+            top_logprobs = self.candidates.iter().map(|&(t, l)| (t, l - norm)).collect();
+        }
+        Sampled { token, logprob: logits[token as usize] - norm, top_logprobs }
+    }
+
+    fn draw(&mut self, logits: &[f32]) -> u32 {
+        let p = &self.params;
+        let penalised;
+        let logits = if p.repeat_penalty == 1.0 || self.recent.is_empty() {
+            logits
+        } else {
+            penalised = penalise(logits, &self.recent, p.repeat_penalty);
+            &penalised
+        };
+        if p.temperature <= 0.0 {
+            return argmax(logits);
+        }
+        let k = if p.top_k == 0 { logits.len() } else { p.top_k };
+        fill_best(&mut self.candidates, logits, k);
+        let best = self.candidates[0].1;
+        // Probabilities relative to the best one; their sum is needed for top-p only.
+        if p.top_p < 1.0 {
+            let total: f64 = self.candidates.iter().map(|c| f64::from(c.1 - best).exp()).sum();
+            let mut reached = 0.0;
+            let kept = self.candidates.iter().position(|c| {
+                reached += f64::from(c.1 - best).exp() / total;
+                reached >= f64::from(p.top_p)
+            });
+            self.candidates.truncate(kept.map_or(self.candidates.len(), |i| i + 1));
+        }
+        if p.min_p > 0.0 {
+            let floor = best + p.min_p.ln();
+            self.candidates.retain(|c| c.1 >= floor);
+        }
+        let weight = |c: &(u32, f32)| (f64::from(c.1 - best) / f64::from(p.temperature)).exp();
+        let total: f64 = self.candidates.iter().map(weight).sum();
+        let uniform = (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+        let mut left = uniform * total;
+        for c in &self.candidates {
+            left -= weight(c);
+            if left < 0.0 {
+                return c.0;
+            }
+        }
+        self.candidates.last().map_or_else(|| argmax(logits), |c| c.0)
+    }
+}
+
+/// `ln Σ eˡ`.
+fn log_sum_exp(logits: &[f32]) -> f32 {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|l| f64::from((l - max).exp())).sum();
+    max + sum.ln() as f32
+}
+
+/// The first of the largest logits.
+fn argmax(logits: &[f32]) -> u32 {
+    let better = |best: (usize, f32), (i, &l): (usize, &f32)| if l > best.1 { (i, l) } else { best };
+    logits.iter().enumerate().fold((0, f32::NEG_INFINITY), better).0 as u32
+}
+
+/// The `k` largest logits with their tokens, best first; equal ones by token, so that the order is one.
+fn fill_best(candidates: &mut Vec<(u32, f32)>, logits: &[f32], k: usize) {
+    candidates.clear();
+    candidates.extend(logits.iter().enumerate().map(|(i, &l)| (i as u32, l)));
+    let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    if k < candidates.len() {
+        candidates.select_nth_unstable_by(k.max(1) - 1, order);
+        candidates.truncate(k.max(1));
+    }
+    candidates.sort_unstable_by(order);
+}
+
+fn penalise(logits: &[f32], recent: &std::collections::VecDeque<u32>, penalty: f32) -> Vec<f32> {
+    let mut out = logits.to_vec();
+    for &t in recent {
+        let (i, l) = (t as usize, logits[t as usize]);
+        out[i] = if l > 0.0 { l / penalty } else { l * penalty };
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn params(temperature: f32) -> SamplerParams {
+        SamplerParams { temperature, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 11, ..Default::default() }
+    }
+
+    fn draws(params: SamplerParams, logits: &[f32], n: usize) -> Vec<u32> {
+        let mut s = Sampler::new(params);
+        (0..n).map(|_| s.sample(logits).token).collect()
+    }
+
+    fn logits_of(probabilities: &[f32]) -> Vec<f32> {
+        probabilities.iter().map(|p| p.ln()).collect()
+    }
+
+    #[test]
+    fn greedy_takes_the_first_largest() {
+        assert_eq!(draws(params(0.0), &[0.1, 3.0, -1.0, 3.0], 3), [1, 1, 1]);
+    }
+
+    #[test]
+    fn a_seed_fixes_the_sequence() {
+        let logits: Vec<f32> = (0..100).map(|i| (i as f32 * 0.37).sin()).collect();
+        let a = draws(params(1.0), &logits, 200);
+        assert_eq!(a, draws(params(1.0), &logits, 200));
+        assert_ne!(a, draws(SamplerParams { seed: 12, ..params(1.0) }, &logits, 200));
+    }
+
+    #[test]
+    fn frequencies_follow_the_probabilities() {
+        let p = [0.5, 0.3, 0.15, 0.05];
+        let n = 40_000;
+        let drawn = draws(params(1.0), &logits_of(&p), n);
+        for (token, p) in p.iter().enumerate() {
+            let seen = drawn.iter().filter(|&&t| t as usize == token).count() as f32 / n as f32;
+            // Five standard deviations.
+            let allowed = 5.0 * (p * (1.0 - p) / n as f32).sqrt();
+            assert!((seen - p).abs() < allowed, "token {token}: {seen} for {p}");
+        }
+    }
+
+    #[test]
+    fn temperature_sharpens() {
+        let drawn = draws(params(0.5), &logits_of(&[0.6, 0.4]), 20_000);
+        // 0.36 : 0.16
+        let seen = drawn.iter().filter(|&&t| t == 0).count() as f32 / 20_000.0;
+        assert!((seen - 0.36 / 0.52).abs() < 0.02, "{seen}");
+    }
+
+    #[test]
+    fn cuts_leave_only_what_they_allow() {
+        let logits = logits_of(&[0.4, 0.3, 0.2, 0.1]);
+        let set = |p: SamplerParams| {
+            let mut d = draws(p, &logits, 2_000);
+            d.sort_unstable();
+            d.dedup();
+            d
+        };
+        assert_eq!(set(SamplerParams { top_k: 2, ..params(1.0) }), [0, 1]);
+        assert_eq!(set(SamplerParams { top_p: 0.65, ..params(1.0) }), [0, 1]);
+        assert_eq!(set(SamplerParams { top_p: 0.75, ..params(1.0) }), [0, 1, 2]);
+        assert_eq!(set(SamplerParams { min_p: 0.45, ..params(1.0) }), [0, 1, 2]);
+        assert_eq!(set(SamplerParams { top_k: 1, ..params(5.0) }), [0]);
+        assert_eq!(set(params(1.0)), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn repetition_is_penalised_within_its_window() {
+        let mut s = Sampler::new(SamplerParams { repeat_penalty: 2.0, repeat_last_n: 1, ..params(0.0) });
+        let logits = [1.0, 1.5, -1.0];
+        s.accept(1);
+        assert_eq!(s.sample(&logits).token, 0);
+        s.accept(0);
+        assert_eq!(s.sample(&logits).token, 1, "token 1 has left the window");
+    }
+
+    #[test]
+    fn log_probabilities_are_the_models() {
+        let mut s = Sampler::new(SamplerParams { n_top_logprobs: 2, top_k: 1, ..params(0.3) });
+        let got = s.sample(&logits_of(&[0.2, 0.7, 0.1]));
+        assert!((got.logprob - 0.7f32.ln()).abs() < 1e-5);
+        assert_eq!(got.top_logprobs.iter().map(|t| t.0).collect::<Vec<_>>(), [1, 0]);
+        assert!((got.top_logprobs[1].1 - 0.2f32.ln()).abs() < 1e-5);
+    }
+}

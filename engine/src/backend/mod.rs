@@ -125,6 +125,11 @@ pub trait Backend: Send {
     /// Allocates activations and the key/value cache. Called once, after the weights were uploaded.
     fn allocate(&mut self, config: &Config, limits: Limits, rope: &RopeTable) -> Result<(), Error>;
 
+    /// Runs the ops of a pass, from `begin` on. A backend with worker threads moves `ops` to one of them.
+    fn pass<R: Send>(&mut self, ops: impl FnOnce(&mut Self) -> R + Send) -> R {
+        ops(self)
+    }
+
     /// Starts a pass over `batch` (1 ..= `n_batch` tokens; at most `n_outputs` of them with `output`).
     fn begin(&mut self, batch: &[BatchToken]) -> Result<(), Error>;
 

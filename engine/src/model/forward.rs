@@ -1,6 +1,6 @@
 //! The forward pass of the dense decoders, in the papers' order, once for all backends.
 
-use super::{Config, Layer, Weights};
+use super::{Layer, Weights};
 use crate::backend::{Act, Backend, BatchToken, Linear};
 use crate::error::Error;
 
@@ -10,22 +10,24 @@ use crate::error::Error;
 /// not hold (`Option` in [`Layer`]) is not computed.
 pub fn forward<'b, B: Backend>(
     backend: &'b mut B,
-    config: &Config,
     weights: &Weights<B::Weight>,
     batch: &[BatchToken],
 ) -> Result<&'b [f32], Error> {
-    backend.begin(batch)?;
-    backend.embed(&weights.token_embd)?;
-    for (il, layer) in weights.layers.iter().enumerate() {
-        attention_block(backend, layer, il)?;
-        feed_forward_block(backend, layer)?;
-    }
-    debug_assert_eq!(weights.layers.len(), config.n_layer);
-    backend.gather_outputs()?;
-    backend.rms_norm(Act::Out, &weights.output_norm, Act::Out)?;
-    let head = weights.output.as_ref().unwrap_or(&weights.token_embd);
-    backend.linear(Act::Out, &[Linear { weight: head, bias: None, out: Act::Logits, accumulate: false }])?;
+    backend.pass(|b| decoder(b, weights, batch))?;
     backend.finish()
+}
+
+fn decoder<B: Backend>(b: &mut B, weights: &Weights<B::Weight>, batch: &[BatchToken]) -> Result<(), Error> {
+    b.begin(batch)?;
+    b.embed(&weights.token_embd)?;
+    for (il, layer) in weights.layers.iter().enumerate() {
+        attention_block(b, layer, il)?;
+        feed_forward_block(b, layer)?;
+    }
+    b.gather_outputs()?;
+    b.rms_norm(Act::Out, &weights.output_norm, Act::Out)?;
+    let head = weights.output.as_ref().unwrap_or(&weights.token_embd);
+    b.linear(Act::Out, &[Linear { weight: head, bias: None, out: Act::Logits, accumulate: false }])
 }
 
 fn attention_block<B: Backend>(b: &mut B, l: &Layer<B::Weight>, il: usize) -> Result<(), Error> {

@@ -4,10 +4,12 @@
 mod config;
 mod forward;
 mod rope;
+mod weights;
 
 pub use config::{Architecture, Config, RopeLayout, RopeScaling};
 pub use forward::forward;
 pub use rope::RopeTable;
+pub use weights::{Plan, Slot, plan, rope_factors};
 
 /// Weights of a whole model as a backend holds them. Shapes are `[rows, cols]`, `cols` contiguous.
 pub struct Weights<W> {
@@ -58,4 +60,55 @@ pub struct Layer<W> {
 /// Why a sound GGUF file can't be run as a model.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum ModelError {}
+pub enum ModelError {
+    /// A key is missing or holds another kind of value.
+    #[error(transparent)]
+    Metadata(#[from] crate::gguf::GgufError),
+    /// `general.architecture` names a family that is not supported.
+    #[error("architecture `{found}` is not supported; supported are {}", supported_architectures())]
+    UnknownArchitecture {
+        /// The name in the file.
+        found: String,
+    },
+    /// A hyper-parameter has a value that no such model has.
+    #[error("`{key}` is {found}, expected {expected}")]
+    BadValue {
+        /// Metadata key or tensor.
+        key: String,
+        /// The value in the file.
+        found: String,
+        /// What is allowed.
+        expected: String,
+    },
+    /// The file has no tensors at all.
+    #[error("the file holds a vocabulary but no weights")]
+    NoWeights,
+    /// A tensor of the architecture is not in the file.
+    #[error("tensor `{name}` is missing")]
+    MissingTensor {
+        /// Its name.
+        name: String,
+    },
+    /// A tensor's dimensions don't fit the hyper-parameters.
+    #[error("tensor `{name}` has dimensions {found:?}, expected {expected:?} from the file's metadata")]
+    Shape {
+        /// Its name.
+        name: String,
+        /// Dimensions in the file, contiguous one first.
+        found: Vec<u64>,
+        /// Dimensions that the hyper-parameters call for.
+        expected: Vec<u64>,
+    },
+    /// A norm or bias is stored in a block-quantised type.
+    #[error("tensor `{name}` is a vector of type {found}, expected F32, F16 or BF16")]
+    VectorType {
+        /// Its name.
+        name: String,
+        /// Type in the file.
+        found: crate::gguf::GgmlType,
+    },
+}
+
+fn supported_architectures() -> String {
+    Architecture::ALL.map(Architecture::name).join(", ")
+}

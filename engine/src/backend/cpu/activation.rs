@@ -1,0 +1,203 @@
+//! Activations quantised to 8 bits, so that products with quantised weights run in integers.
+//!
+//! Two forms, after ggml's Q8_K and Q8_0 but with structure-of-arrays layout: one scale per 256 elements for the
+//! K-quants (`Super`), one per 32 for the others (`Small`). Elements lie in groups of 256, `[group][token][256]`, so
+//! that a kernel walking a group over many tokens reads memory in order. A last short group is padded with zeros.
+
+use super::simd::{SimdLevel, vectorised};
+use rayon::prelude::*;
+
+/// Elements per group.
+pub(super) const GROUP: usize = 256;
+
+/// How many elements share a scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ScaleSpan {
+    /// One scale per 256 elements (Q4_K, Q5_K, Q6_K weights).
+    Super,
+    /// One scale per 32 elements (Q4_0 … Q8_0 weights).
+    Small,
+}
+
+impl ScaleSpan {
+    /// Scales per group of 256.
+    pub(super) fn per_group(self) -> usize {
+        match self {
+            ScaleSpan::Super => 1,
+            ScaleSpan::Small => 8,
+        }
+    }
+}
+
+/// A batch of quantised activation rows. Reused between products; it grows to the largest and stays there.
+#[derive(Default)]
+pub(super) struct QuantizedRows {
+    /// Tokens.
+    pub(super) n: usize,
+    /// Groups per token.
+    pub(super) groups: usize,
+    /// Scales per group, from the span.
+    per_group: usize,
+    /// `[groups][n][256]`, each in −127..=127.
+    pub(super) q: Vec<i8>,
+    /// `[groups][n][per_group]`.
+    pub(super) scale: Vec<f32>,
+    /// `[groups][n][8]`: sum of each 32 elements of `q`.
+    pub(super) sum32: Vec<i16>,
+    /// `[groups][n][16]`: sum of each 16 elements of `q`.
+    pub(super) sum16: Vec<i16>,
+    /// `[groups][n][8]`: `sum32` times its scale: the sum of the activations that the codes stand for.
+    pub(super) total32: Vec<f32>,
+}
+
+/// One token's group.
+#[derive(Clone, Copy)]
+pub(super) struct GroupRef<'a> {
+    pub(super) q: &'a [i8; GROUP],
+    pub(super) scale: &'a [f32],
+    pub(super) sum32: &'a [i16; 8],
+    pub(super) sum16: &'a [i16; 16],
+    pub(super) total32: &'a [f32; 8],
+}
+
+impl QuantizedRows {
+    /// Quantises `x`, `[n, width]` f32.
+    pub(super) fn quantize(&mut self, level: SimdLevel, x: &[f32], n: usize, width: usize, span: ScaleSpan) {
+        assert_eq!(x.len(), n * width, "activations of {n} tokens × {width}");
+        let groups = width.div_ceil(GROUP);
+        let (cells, per) = (groups * n, span.per_group());
+        (self.n, self.groups, self.per_group) = (n, groups, per);
+        self.q.resize(cells * GROUP, 0);
+        self.scale.resize(cells * per, 0.0);
+        self.sum32.resize(cells * 8, 0);
+        self.sum16.resize(cells * 16, 0);
+        self.total32.resize(cells * 8, 0.0);
+        // A task takes all tokens of some groups; one token's worth is too little to share out.
+        let tokens = if n > 1 { n } else { cells };
+        self.q
+            .par_chunks_mut(tokens * GROUP)
+            .zip(self.scale.par_chunks_mut(tokens * per))
+            .zip(self.sum32.par_chunks_mut(tokens * 8))
+            .zip(self.sum16.par_chunks_mut(tokens * 16))
+            .zip(self.total32.par_chunks_mut(tokens * 8))
+            .enumerate()
+            .for_each(|(task, ((((q, scale), sum32), sum16), total32))| {
+                let cell = |i: usize| {
+                    let (g, t) = ((task * tokens + i) / n, (task * tokens + i) % n);
+                    let row = &x[t * width..(t + 1) * width];
+                    let out = GroupMut {
+                        q: &mut q[i * GROUP..(i + 1) * GROUP],
+                        scale: &mut scale[i * per..(i + 1) * per],
+                        sum32: &mut sum32[i * 8..(i + 1) * 8],
+                        sum16: &mut sum16[i * 16..(i + 1) * 16],
+                        total32: &mut total32[i * 8..(i + 1) * 8],
+                    };
+                    quantize_group(&row[g * GROUP..width.min((g + 1) * GROUP)], out);
+                };
+                vectorised!(level, || (0..tokens).for_each(cell));
+            });
+    }
+
+    /// Group `g` of token `t`.
+    #[inline(always)]
+    pub(super) fn group(&self, g: usize, t: usize) -> GroupRef<'_> {
+        let cell = g * self.n + t;
+        let per = self.per_group;
+        GroupRef {
+            q: self.q[cell * GROUP..][..GROUP].try_into().expect("256 elements"),
+            scale: &self.scale[cell * per..(cell + 1) * per],
+            sum32: self.sum32[cell * 8..][..8].try_into().expect("8 sums"),
+            sum16: self.sum16[cell * 16..][..16].try_into().expect("16 sums"),
+            total32: self.total32[cell * 8..][..8].try_into().expect("8 totals"),
+        }
+    }
+}
+
+/// One token's group while it is written.
+struct GroupMut<'a> {
+    q: &'a mut [i8],
+    scale: &'a mut [f32],
+    sum32: &'a mut [i16],
+    sum16: &'a mut [i16],
+    total32: &'a mut [f32],
+}
+
+/// Symmetric rounding to −127..=127 per span; `x` may be shorter than the group.
+#[inline(always)]
+fn quantize_group(x: &[f32], out: GroupMut<'_>) {
+    let span = GROUP / out.scale.len();
+    for (s, scale) in out.scale.iter_mut().enumerate() {
+        let part = &x[x.len().min(s * span)..x.len().min((s + 1) * span)];
+        let q = &mut out.q[s * span..(s + 1) * span];
+        let largest = largest_magnitude(part);
+        *scale = largest / 127.0;
+        let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+        q[part.len()..].fill(0);
+        for (q, x) in q.iter_mut().zip(part) {
+            *q = round_to_i8(x * inverse);
+        }
+    }
+    for (sum, q) in out.sum16.iter_mut().zip(out.q.chunks_exact(16)) {
+        *sum = q.iter().map(|&v| i16::from(v)).sum();
+    }
+    for (i, (sum, pair)) in out.sum32.iter_mut().zip(out.sum16.chunks_exact(2)).enumerate() {
+        *sum = pair[0] + pair[1];
+        out.total32[i] = out.scale[i * 32 / span] * f32::from(*sum);
+    }
+}
+
+#[inline(always)]
+fn largest_magnitude(x: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; 8];
+    let chunks = x.chunks_exact(8);
+    let tail = chunks.remainder().iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    for c in chunks {
+        for i in 0..8 {
+            lanes[i] = if c[i].abs() > lanes[i] { c[i].abs() } else { lanes[i] };
+        }
+    }
+    lanes.iter().fold(tail, |m, v| m.max(*v))
+}
+
+/// Nearest integer (ties to even) of a value within ±127.5, by adding 1.5·2²³ so that the mantissa holds the integer.
+#[inline(always)]
+fn round_to_i8(v: f32) -> i8 {
+    ((v + 12_582_912.0).to_bits() as i32 - 0x4B40_0000) as i8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_hold_what_was_given() {
+        for span in [ScaleSpan::Super, ScaleSpan::Small] {
+            for (n, width) in [(1, 256), (3, 896), (2, 32), (40, 2048)] {
+                let x: Vec<f32> = (0..n * width).map(|i| ((i * 37 % 101) as f32 - 50.0) / 7.0).collect();
+                let mut rows = QuantizedRows::default();
+                rows.quantize(SimdLevel::detect(), &x, n, width, span);
+                for t in 0..n {
+                    for k in 0..rows.groups * GROUP {
+                        let g = rows.group(k / GROUP, t);
+                        let scale = g.scale[k % GROUP / (GROUP / span.per_group())];
+                        let got = f32::from(g.q[k % GROUP]) * scale;
+                        let want = if k < width { x[t * width + k] } else { 0.0 };
+                        assert!((got - want).abs() <= scale * 0.5 + 1e-6, "{span:?} n={n} k={k}: {got} for {want}");
+                        if k % 32 == 0 {
+                            let sum: i32 = g.q[k % GROUP..][..32].iter().map(|&v| i32::from(v)).sum();
+                            assert_eq!(i32::from(g.sum32[k % GROUP / 32]), sum);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn zeros_and_a_smaller_batch_leave_nothing_behind() {
+        let mut rows = QuantizedRows::default();
+        rows.quantize(SimdLevel::detect(), &vec![3.0; 512], 2, 256, ScaleSpan::Super);
+        rows.quantize(SimdLevel::detect(), &[0.0; 100], 1, 100, ScaleSpan::Super);
+        assert!(rows.q.iter().all(|&q| q == 0) && rows.scale.iter().all(|&s| s == 0.0));
+    }
+}

@@ -1,0 +1,146 @@
+//! Causal attention over the key/value cache with an online softmax (FlashAttention, arXiv 2205.14135): keys and
+//! values are widened from f16 a tile at a time, once for all query heads and tokens that share them.
+
+use super::kv::KvLayer;
+use super::output::Output;
+use super::simd::{SimdLevel, add_scaled, dot, exp, vectorised};
+use crate::backend::BatchToken;
+use half::slice::HalfFloatSliceExt;
+use rayon::prelude::*;
+
+/// Positions widened at once.
+const TILE_POSITIONS: usize = 64;
+/// Most consecutive tokens of one sequence that share a tile.
+const TILE_TOKENS: usize = 16;
+
+/// Head counts and width.
+#[derive(Clone, Copy)]
+pub(super) struct Heads {
+    pub(super) n_head: usize,
+    pub(super) n_head_kv: usize,
+    pub(super) head_dim: usize,
+}
+
+/// `out[t] = softmax(q[t] · Kᵀ / √head_dim) · V` over positions `0..=pos` of each token's slot.
+///
+/// `q`: `[n_tokens, n_head · head_dim]`.
+pub(super) fn attention(
+    level: SimdLevel,
+    heads: Heads,
+    batch: &[BatchToken],
+    q: &[f32],
+    kv: KvLayer<'_>,
+    out: &Output<'_>,
+) {
+    let runs = runs_of_one_sequence(batch);
+    (0..runs.len() * heads.n_head_kv).into_par_iter().for_each_init(
+        || Scratch::new(heads),
+        |scratch, unit| {
+            let run = runs[unit / heads.n_head_kv].clone();
+            let head_kv = unit % heads.n_head_kv;
+            vectorised!(level, || attend(heads, &batch[run.clone()], run.start, head_kv, q, kv, scratch, out));
+        },
+    );
+}
+
+/// Ranges of the batch with consecutive positions of one slot, at most [`TILE_TOKENS`] long.
+fn runs_of_one_sequence(batch: &[BatchToken]) -> Vec<std::ops::Range<usize>> {
+    let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
+    for (t, token) in batch.iter().enumerate() {
+        match runs.last_mut() {
+            Some(run) if batch[run.start].seq == token.seq && run.len() < TILE_TOKENS => run.end = t + 1,
+            _ => runs.push(t..t + 1),
+        }
+    }
+    runs
+}
+
+/// What a thread needs for its units.
+struct Scratch {
+    /// `[TILE_POSITIONS, head_dim]` each.
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    /// Running maximum, denominator and weighted values per (token, query head of the group).
+    max: Vec<f32>,
+    sum: Vec<f32>,
+    acc: Vec<f32>,
+    scores: Vec<f32>,
+}
+
+impl Scratch {
+    fn new(heads: Heads) -> Self {
+        let states = TILE_TOKENS * heads.n_head / heads.n_head_kv;
+        let tile = TILE_POSITIONS * heads.head_dim;
+        Scratch {
+            keys: vec![0.0; tile],
+            values: vec![0.0; tile],
+            max: vec![0.0; states],
+            sum: vec![0.0; states],
+            acc: vec![0.0; states * heads.head_dim],
+            scores: vec![0.0; TILE_POSITIONS],
+        }
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "one call site; a struct would only repeat the names")]
+fn attend(
+    heads: Heads,
+    tokens: &[BatchToken],
+    first_row: usize,
+    head_kv: usize,
+    q: &[f32],
+    kv: KvLayer<'_>,
+    s: &mut Scratch,
+    out: &Output<'_>,
+) {
+    let Heads { n_head, n_head_kv, head_dim } = heads;
+    let group = n_head / n_head_kv;
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    let query = |i: usize| {
+        let (t, h) = (i / group, head_kv * group + i % group);
+        &q[((first_row + t) * n_head + h) * head_dim..][..head_dim]
+    };
+    let n_states = tokens.len() * group;
+    s.max[..n_states].fill(f32::NEG_INFINITY);
+    s.sum[..n_states].fill(0.0);
+    s.acc[..n_states * head_dim].fill(0.0);
+    let last = tokens.iter().map(|t| t.pos as usize).max().unwrap_or(0);
+    for start in (0..=last).step_by(TILE_POSITIONS) {
+        let n = TILE_POSITIONS.min(last + 1 - start);
+        for i in 0..n {
+            let (key, value) = kv.head(tokens[0].seq as usize, start + i, head_kv, head_dim);
+            key.convert_to_f32_slice(&mut s.keys[i * head_dim..(i + 1) * head_dim]);
+            value.convert_to_f32_slice(&mut s.values[i * head_dim..(i + 1) * head_dim]);
+        }
+        for state in 0..n_states {
+            let pos = tokens[state / group].pos as usize;
+            if pos < start {
+                continue;
+            }
+            let visible = n.min(pos + 1 - start);
+            let query = query(state);
+            let scores = &mut s.scores[..visible];
+            let mut largest = s.max[state];
+            for (score, key) in scores.iter_mut().zip(s.keys.chunks_exact(head_dim)) {
+                *score = dot(query, key) * scale;
+                largest = largest.max(*score);
+            }
+            let acc = &mut s.acc[state * head_dim..(state + 1) * head_dim];
+            let shrink = exp(s.max[state] - largest);
+            acc.iter_mut().for_each(|a| *a *= shrink);
+            scores.iter_mut().for_each(|v| *v = exp(*v - largest));
+            s.sum[state] = s.sum[state] * shrink + scores.iter().sum::<f32>();
+            s.max[state] = largest;
+            for (weight, value) in scores.iter().zip(s.values.chunks_exact(head_dim)) {
+                add_scaled(acc, *weight, value);
+            }
+        }
+    }
+    for state in 0..n_states {
+        let acc = &mut s.acc[state * head_dim..(state + 1) * head_dim];
+        let inverse = 1.0 / s.sum[state];
+        acc.iter_mut().for_each(|a| *a *= inverse);
+        out.put(first_row + state / group, (head_kv * group + state % group) * head_dim, acc);
+    }
+}

@@ -1,0 +1,99 @@
+//! Products with f32 activations: float weights always, quantised ones when exactness is asked for. Rows are decoded
+//! to f32 a few at a time and multiplied with every token; accumulation is f32 in sixteen or more partial sums.
+
+use super::CpuWeight;
+use super::output::Output;
+use super::simd::{SimdLevel, dot, vectorised};
+use crate::gguf::GgmlType;
+use crate::quant::dequantize_row;
+use half::slice::HalfFloatSliceExt;
+use rayon::prelude::*;
+
+/// Rows of one task.
+const TASK_ROWS: usize = 16;
+/// Rows and tokens of a register tile.
+const TILE: usize = 4;
+const LANES: usize = 8;
+
+/// `out = x · weightᵀ` for `x`, `[n, cols]` f32.
+pub(super) fn multiply(level: SimdLevel, weight: &CpuWeight, x: &[f32], out: &Output<'_>) {
+    let cols = weight.cols;
+    let n = x.len() / cols;
+    (0..weight.rows.div_ceil(TASK_ROWS)).into_par_iter().for_each_init(
+        || vec![0.0f32; TILE * cols],
+        |buffer, task| {
+            let mut row = task * TASK_ROWS;
+            let end = weight.rows.min(row + TASK_ROWS);
+            while row < end {
+                let n_rows = if n >= TILE && end - row >= TILE { TILE } else { 1 };
+                for (r, decoded) in buffer.chunks_exact_mut(cols).take(n_rows).enumerate() {
+                    vectorised!(level, || decode_row(weight.ty, weight.row(row + r), decoded));
+                }
+                let mut t = 0;
+                while t < n {
+                    if n_rows == TILE && n - t >= TILE {
+                        let sums = vectorised!(level, || tile(buffer, &x[t * cols..(t + TILE) * cols], cols));
+                        for (i, sums) in sums.iter().enumerate() {
+                            out.put(t + i, row, sums);
+                        }
+                        t += TILE;
+                    } else {
+                        for r in 0..n_rows {
+                            let (w, x) = (&buffer[r * cols..(r + 1) * cols], &x[t * cols..(t + 1) * cols]);
+                            let sum = vectorised!(level, || dot(w, x));
+                            out.put(t, row + r, &[sum]);
+                        }
+                        t += 1;
+                    }
+                }
+                row += n_rows;
+            }
+        },
+    );
+}
+
+/// Decodes a row; float types through the converters that use F16C where it is there.
+#[inline(always)]
+pub(super) fn decode_row(ty: GgmlType, row: &[u8], out: &mut [f32]) {
+    match (ty, bytemuck::try_cast_slice::<u8, half::f16>(row)) {
+        (GgmlType::F16, Ok(halves)) => halves.convert_to_f32_slice(out),
+        (GgmlType::BF16, _) => {
+            for (o, b) in out.iter_mut().zip(row.as_chunks::<2>().0) {
+                *o = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+            }
+        }
+        (GgmlType::F32, _) => {
+            for (o, b) in out.iter_mut().zip(row.as_chunks::<4>().0) {
+                *o = f32::from_le_bytes(*b);
+            }
+        }
+        _ => dequantize_row(ty, row, out),
+    }
+}
+
+/// Four rows of `w` times four tokens of `x`, `[token][row]`.
+#[inline(always)]
+fn tile(w: &[f32], x: &[f32], cols: usize) -> [[f32; TILE]; TILE] {
+    let mut lanes = [[[0.0f32; LANES]; TILE]; TILE];
+    let whole = cols / LANES * LANES;
+    for k in (0..whole).step_by(LANES) {
+        let at = |m: &[f32], i: usize| -> [f32; LANES] {
+            m[i * cols + k..i * cols + k + LANES].try_into().expect("eight lanes")
+        };
+        let rows: [[f32; LANES]; TILE] = std::array::from_fn(|r| at(w, r));
+        for t in 0..TILE {
+            let x = at(x, t);
+            for r in 0..TILE {
+                for l in 0..LANES {
+                    lanes[t][r][l] = rows[r][l].mul_add(x[l], lanes[t][r][l]);
+                }
+            }
+        }
+    }
+    std::array::from_fn(|t| {
+        std::array::from_fn(|r| {
+            let tail: f32 = (whole..cols).map(|k| w[r * cols + k] * x[t * cols + k]).sum();
+            lanes[t][r].iter().sum::<f32>() + tail
+        })
+    })
+}

@@ -1,0 +1,237 @@
+//! A loaded model on a chosen backend: the one object that the scheduler, the benchmarks and the command line hold.
+
+use crate::backend::cpu::{Cpu, Precision};
+use crate::backend::vulkan::Vulkan;
+use crate::backend::{Backend, BatchToken, Limits};
+use crate::chat::ChatTemplate;
+use crate::error::{Error, RequestError};
+use crate::gguf::GgufFile;
+use crate::model::{Config, RopeTable, Weights, forward, plan, rope_factors};
+use crate::tokenizer::Tokenizer;
+use std::path::Path;
+
+/// Which device runs the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum BackendChoice {
+    /// A real GPU where there is one, else the CPU backend. Never a software Vulkan driver.
+    #[default]
+    Auto,
+    /// The CPU backend.
+    Cpu,
+    /// A Vulkan device, the first GPU unless one is named.
+    Vulkan,
+}
+
+/// How a model is loaded.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Device kind.
+    pub backend: BackendChoice,
+    /// Vulkan device: its index or part of its name.
+    pub device: Option<String>,
+    /// Tokens per sequence; 0 for the trained context, at most [`DEFAULT_CONTEXT`].
+    pub n_ctx: usize,
+    /// Sequences that can be live at once.
+    pub n_seq: usize,
+    /// Most tokens in one pass.
+    pub n_batch: usize,
+    /// CPU threads; 0 for one per core.
+    pub n_threads: usize,
+    /// Keep activations in f32 in products with quantised weights (the Vulkan backend always does).
+    pub exact: bool,
+    /// Turn on Vulkan's validation layers.
+    pub validation: bool,
+}
+
+/// Context length where none is asked for, in tokens.
+pub const DEFAULT_CONTEXT: usize = 4096;
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        EngineOptions {
+            backend: BackendChoice::Auto,
+            device: None,
+            n_ctx: 0,
+            n_seq: 1,
+            n_batch: 512,
+            n_threads: 0,
+            exact: false,
+            validation: false,
+        }
+    }
+}
+
+/// A model that is ready to run.
+pub struct Engine {
+    // The runner's weights point into the mapped file: it stands first, so that it is dropped first.
+    runner: Runner,
+    config: Config,
+    tokenizer: Tokenizer,
+    chat_template: Option<ChatTemplate>,
+    limits: Limits,
+    bytes_per_token: u64,
+    gguf: Box<GgufFile>,
+}
+
+enum Runner {
+    Cpu(Cpu, Weights<<Cpu as Backend>::Weight>),
+    Vulkan(Box<Vulkan>, Weights<<Vulkan as Backend>::Weight>),
+}
+
+impl Engine {
+    /// Loads a model. `progress` is told the bytes done and the bytes in all.
+    ///
+    /// # Errors
+    /// The file, its model, vocabulary or template can't be used, or the device can't hold or run it.
+    pub fn load(
+        path: &Path,
+        options: &EngineOptions,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Engine, Error> {
+        let gguf = Box::new(GgufFile::open(path)?);
+        let config = Config::from_gguf(&gguf)?;
+        let plan = plan(&gguf, &config)?;
+        let rope = RopeTable::new(&config, rope_factors(&gguf, &config)?.as_deref());
+        let tokenizer = Tokenizer::from_gguf(gguf.metadata())?;
+        let chat_template = ChatTemplate::from_gguf(gguf.metadata(), &tokenizer)?;
+        let n_ctx = match options.n_ctx {
+            0 => config.n_ctx_train.min(DEFAULT_CONTEXT),
+            n => n,
+        };
+        let n_batch = options.n_batch.clamp(1, n_ctx.max(options.n_seq));
+        let n_seq = options.n_seq.max(1);
+        let limits = Limits { n_batch, n_outputs: n_seq.min(n_batch), n_seq, n_ctx };
+        let (total, bytes_per_token) = (plan.bytes(), plan.bytes_per_token());
+        let mut progress = |done| progress(done, total);
+        let vulkan = match options.backend {
+            BackendChoice::Cpu => None,
+            BackendChoice::Vulkan => Some(Vulkan::new(options.device.as_deref(), options.validation)?),
+            BackendChoice::Auto if options.device.is_some() => {
+                Some(Vulkan::new(options.device.as_deref(), options.validation)?)
+            }
+            BackendChoice::Auto => Vulkan::best_real_gpu(options.validation),
+        };
+        let runner = match vulkan {
+            Some(mut backend) => {
+                // SAFETY: `gguf` is boxed and lives in the same struct as the runner, which is dropped first.
+                let weights = unsafe { plan.upload(&gguf, &mut backend, &mut progress)? };
+                backend.allocate(&config, limits, &rope)?;
+                Runner::Vulkan(Box::new(backend), weights)
+            }
+            None => {
+                let precision = if options.exact { Precision::Exact } else { Precision::Fast };
+                let mut backend = Cpu::new(options.n_threads, precision);
+                // SAFETY: as above.
+                let weights = unsafe { plan.upload(&gguf, &mut backend, &mut progress)? };
+                backend.allocate(&config, limits, &rope)?;
+                Runner::Cpu(backend, weights)
+            }
+        };
+        drop(plan);
+        Ok(Engine { runner, config, tokenizer, chat_template, limits, bytes_per_token, gguf })
+    }
+
+    /// The file.
+    pub fn gguf(&self) -> &GgufFile {
+        &self.gguf
+    }
+
+    /// Hyper-parameters.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The file's vocabulary.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The file's chat template.
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.chat_template.as_ref()
+    }
+
+    /// Device as shown to the user.
+    pub fn backend_name(&self) -> String {
+        match &self.runner {
+            Runner::Cpu(b, _) => b.name(),
+            Runner::Vulkan(b, _) => b.name(),
+        }
+    }
+
+    /// Tokens per sequence.
+    pub fn n_ctx(&self) -> usize {
+        self.limits.n_ctx
+    }
+
+    /// Sequences that can be live at once.
+    pub fn n_seq(&self) -> usize {
+        self.limits.n_seq
+    }
+
+    /// Most tokens in one pass.
+    pub fn n_batch(&self) -> usize {
+        self.limits.n_batch
+    }
+
+    /// Weight bytes that decoding one token reads.
+    pub fn weight_bytes(&self) -> u64 {
+        self.bytes_per_token
+    }
+
+    /// Runs a batch: logits of the tokens that asked for them, `[n_outputs, n_vocab]` f32.
+    ///
+    /// # Errors
+    /// A token is outside the vocabulary or a position outside the context, or the device failed.
+    ///
+    /// # Panics
+    /// If the batch is empty or larger than the engine was loaded for.
+    pub fn forward(&mut self, batch: &[BatchToken]) -> Result<&[f32], Error> {
+        let (n_vocab, n_ctx) = (self.config.n_vocab, self.limits.n_ctx);
+        for t in batch {
+            if t.token as usize >= n_vocab {
+                return Err(RequestError::TokenOutOfRange { token: t.token, n_vocab }.into());
+            }
+            if t.pos as usize >= n_ctx {
+                return Err(RequestError::ContextExceeded { found: t.pos as usize + 1, n_ctx }.into());
+            }
+            assert!((t.seq as usize) < self.limits.n_seq, "slot {} of {}", t.seq, self.limits.n_seq);
+        }
+        match &mut self.runner {
+            Runner::Cpu(b, w) => forward(b, w, batch),
+            Runner::Vulkan(b, w) => forward(&mut **b, w, batch),
+        }
+    }
+
+    /// Copies positions `0..n_pos` of slot `from` to slot `to`.
+    pub(crate) fn kv_copy(&mut self, from: usize, to: usize, n_pos: usize) -> Result<(), Error> {
+        match &mut self.runner {
+            Runner::Cpu(b, _) => b.kv_copy(from, to, n_pos),
+            Runner::Vulkan(b, _) => b.kv_copy(from, to, n_pos),
+        }
+    }
+
+    /// Logits of the last token of a text that starts at position 0 of slot 0, `[n_vocab]` f32.
+    ///
+    /// # Errors
+    /// As [`Self::forward`]; the text is empty or longer than the context.
+    pub fn prompt_logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>, Error> {
+        if tokens.is_empty() {
+            return Err(RequestError::EmptyPrompt.into());
+        }
+        if tokens.len() > self.limits.n_ctx {
+            return Err(RequestError::ContextExceeded { found: tokens.len(), n_ctx: self.limits.n_ctx }.into());
+        }
+        let last = tokens.len() - 1;
+        let batch: Vec<BatchToken> = tokens
+            .iter()
+            .enumerate()
+            .map(|(i, &token)| BatchToken { token, seq: 0, pos: i as u32, output: i == last })
+            .collect();
+        let mut logits = Vec::new();
+        for chunk in batch.chunks(self.limits.n_batch) {
+            logits = self.forward(chunk)?.to_vec();
+        }
+        Ok(logits)
+    }
+}
