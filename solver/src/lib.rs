@@ -1,1 +1,32 @@
-//! placeholder
+//! From a problem to an answer: `problem` (files) → `prompt` → `rollout` (attempts in one batch, Python beside it) →
+//! `answer` → `vote` → `run` (the whole set, submission, transcripts, report).
+//!
+//! The solver knows models only through the trait [`LanguageModel`] and Python only through [`Interpreter`]; it knows
+//! neither tensors nor devices. Everything that a model writes is untrusted: it can't stretch a budget, spell a control
+//! token or smuggle an answer out of code, tool output or the middle of a thought.
+
+pub mod answer;
+pub mod attempt;
+pub mod integer;
+pub mod model;
+pub mod options;
+pub mod problem;
+pub mod prompt;
+pub mod protocol;
+pub mod report;
+pub mod rollout;
+pub mod run;
+pub mod submission;
+pub mod testing;
+pub mod tool;
+pub mod transcript;
+pub mod vote;
+
+pub use answer::AnswerRange;
+pub use model::{LanguageModel, Message, ModelError, Sampling};
+pub use options::{SolverOptions, StopRule};
+pub use problem::{Problem, ProblemError, ProblemSet, demo_set};
+pub use report::{ProblemReport, RunEnd, RunReport};
+pub use rollout::{CancelToken, SolveEvent};
+pub use run::{Outputs, RunError, RunEvent, run};
+pub use tool::Interpreter;

@@ -1,0 +1,179 @@
+//! Every setting of a run with its default, and the checks that need nothing but the settings.
+//!
+//! Owns no behaviour. The command line fills a [`SolverOptions`]; reports store it whole, so that a run can be
+//! repeated. Each limit is a hard bound: what a model writes can't stretch it.
+
+use sandbox::Limits;
+use serde::{Serialize, Serializer};
+
+use crate::answer::AnswerRange;
+use crate::model::Sampling;
+
+/// How a run is carried out.
+#[derive(Debug, Clone, Serialize)]
+pub struct SolverOptions {
+    /// Attempts per problem. Default 4.
+    pub attempts: usize,
+    /// Answers that count. Default `0..99999`.
+    pub answer_range: AnswerRange,
+    /// Answer written for a problem without any vote. Default 0.
+    pub default_answer: i64,
+    /// Tokens that one attempt may generate (tool output isn't counted). Default 2048.
+    pub max_tokens: usize,
+    /// Python blocks that one attempt may run. Default 6.
+    pub max_turns: usize,
+    /// Limits of each Python block. Default 6 s, 1 GiB, 64 KiB of output.
+    #[serde(serialize_with = "limits")]
+    pub python: Limits,
+    /// Characters of a block's output that the model gets to see; head and tail are kept. Default 2048.
+    pub output_chars: usize,
+    /// When a problem may end before all its attempts have. Default [`StopRule::Unbeatable`].
+    pub stop: StopRule,
+    /// Sampling of every attempt; its seed is replaced by the attempt's own.
+    pub sampling: Sampling,
+    /// Seed of the run, from which each attempt's is derived. Default 0.
+    pub seed: u64,
+    /// Wall-clock limit per problem. Default none.
+    pub problem_time_ms: Option<u64>,
+    /// Wall-clock limit of the run; each problem gets an equal share of what is left. Default none.
+    pub run_time_ms: Option<u64>,
+}
+
+impl Default for SolverOptions {
+    fn default() -> Self {
+        SolverOptions {
+            attempts: 4,
+            answer_range: AnswerRange::default(),
+            default_answer: 0,
+            max_tokens: 2048,
+            max_turns: 6,
+            python: Limits::default(),
+            output_chars: 2048,
+            stop: StopRule::Unbeatable,
+            sampling: Sampling::default(),
+            seed: 0,
+            problem_time_ms: None,
+            run_time_ms: None,
+        }
+    }
+}
+
+fn limits<S: Serializer>(limits: &Limits, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Fields {
+        time_ms: u64,
+        memory_bytes: u64,
+        output_bytes: usize,
+    }
+    let Limits { time_ms, memory_bytes, output_bytes } = *limits;
+    Fields { time_ms, memory_bytes, output_bytes }.serialize(serializer)
+}
+
+/// Most attempts per problem: a bound on memory, far above what one machine can serve.
+pub const MAX_ATTEMPTS: usize = 4096;
+
+impl SolverOptions {
+    /// Checks what can be checked without a model or a file.
+    pub fn validate(&self) -> Result<(), OptionsError> {
+        let at_least = |name, found: usize, min| {
+            if found < min { Err(OptionsError::TooSmall { name, found, min }) } else { Ok(()) }
+        };
+        at_least("attempts", self.attempts, 1)?;
+        at_least("max-tokens", self.max_tokens, 1)?;
+        at_least("output characters", self.output_chars, 64)?;
+        at_least("python timeout (ms)", usize::try_from(self.python.time_ms).unwrap_or(usize::MAX), 1)?;
+        if self.attempts > MAX_ATTEMPTS {
+            return Err(OptionsError::TooLarge { name: "attempts", found: self.attempts, max: MAX_ATTEMPTS });
+        }
+        if !self.answer_range.contains(self.default_answer) {
+            return Err(OptionsError::DefaultAnswer { found: self.default_answer, range: self.answer_range });
+        }
+        Ok(())
+    }
+}
+
+/// When a problem may end early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopRule {
+    /// As soon as the running attempts can't change the winner any more. The answer is that of [`StopRule::All`].
+    Unbeatable,
+    /// When every attempt has ended.
+    All,
+}
+
+/// A setting outside its limits.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OptionsError {
+    /// Below the smallest value that makes sense.
+    #[error("{name} is {found}; it must be at least {min}")]
+    TooSmall {
+        /// Setting.
+        name: &'static str,
+        /// Value given.
+        found: usize,
+        /// Smallest value allowed.
+        min: usize,
+    },
+    /// Above the largest value that memory is planned for.
+    #[error("{name} is {found}; it must be at most {max}")]
+    TooLarge {
+        /// Setting.
+        name: &'static str,
+        /// Value given.
+        found: usize,
+        /// Largest value allowed.
+        max: usize,
+    },
+    /// The answer for unsolved problems would itself be refused.
+    #[error("the default answer {found} is outside the answer range {range}")]
+    DefaultAnswer {
+        /// Value given.
+        found: i64,
+        /// Range in force.
+        range: AnswerRange,
+    },
+}
+
+/// Seed of one attempt: depends on the run's seed, the problem's id and the attempt's number only, so that neither
+/// the order of problems nor the scheduling of attempts changes what is sampled.
+pub fn attempt_seed(run_seed: u64, problem_id: &str, attempt: usize) -> u64 {
+    // FNV-1a over the id, then SplitMix64's finaliser over each ingredient.
+    let id = problem_id.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    let mix = |z: u64| {
+        let z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    mix(mix(mix(run_seed) ^ id) ^ attempt as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_differ_in_every_ingredient_and_repeat() {
+        let base = attempt_seed(1, "a", 1);
+        assert_eq!(base, attempt_seed(1, "a", 1));
+        for other in [attempt_seed(2, "a", 1), attempt_seed(1, "b", 1), attempt_seed(1, "a", 2)] {
+            assert_ne!(base, other);
+        }
+    }
+
+    #[test]
+    fn limits_are_checked_with_the_name_of_the_setting() {
+        assert_eq!(SolverOptions::default().validate(), Ok(()));
+        let none = SolverOptions { attempts: 0, ..SolverOptions::default() };
+        assert_eq!(none.validate(), Err(OptionsError::TooSmall { name: "attempts", found: 0, min: 1 }));
+        let many = SolverOptions { attempts: 1 << 40, ..SolverOptions::default() };
+        assert!(matches!(many.validate(), Err(OptionsError::TooLarge { name: "attempts", .. })));
+        let outside = SolverOptions { default_answer: -1, ..SolverOptions::default() };
+        assert_eq!(
+            outside.validate().unwrap_err().to_string(),
+            "the default answer -1 is outside the answer range 0..99999"
+        );
+    }
+}

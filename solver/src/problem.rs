@@ -1,0 +1,289 @@
+//! Problems: csv (`id,problem` or `id,problem,answer`), JSON lines with the same fields, a single text, and the
+//! built-in demo set.
+//!
+//! A set is read and checked whole before any work starts; every refusal names the file, the line, the value found and
+//! what is expected. Whether a file is csv or JSON lines is decided by its first character. Column order is free,
+//! other columns are ignored, and an empty answer means that it isn't known.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::answer::AnswerRange;
+
+/// One problem.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Unique within its set.
+    pub id: String,
+    /// The statement, LaTeX as given.
+    pub text: String,
+    /// The right answer, where it is known.
+    pub answer: Option<i64>,
+}
+
+/// Problems in their order, none missing anything, no id twice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProblemSet {
+    /// Where it comes from, for messages and reports.
+    pub name: String,
+    /// The file, where there is one.
+    pub path: Option<PathBuf>,
+    /// At least one problem.
+    pub problems: Vec<Problem>,
+}
+
+/// Largest problem file that is read.
+pub const MAX_FILE_BYTES: u64 = 256 << 20;
+
+const DEMO: &str = include_str!("../problems/demo.csv");
+
+impl ProblemSet {
+    /// Reads a csv or JSON-lines file. Known answers must lie in `range`.
+    pub fn read(path: &Path, range: AnswerRange) -> Result<ProblemSet, ProblemError> {
+        let file = path.display().to_string();
+        let read = || {
+            let mut bytes = Vec::new();
+            File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        let bytes = read().map_err(|source| ProblemError::Read { file: file.clone(), source })?;
+        if bytes.len() as u64 > MAX_FILE_BYTES {
+            return Err(ProblemError::TooLarge { file, limit_bytes: MAX_FILE_BYTES });
+        }
+        let text = std::str::from_utf8(&bytes).map_err(|e| {
+            let valid = &bytes[..e.valid_up_to()];
+            let line = 1 + valid.iter().filter(|&&b| b == b'\n').count();
+            ProblemError::NotUtf8 { file: file.clone(), line, byte: bytes[e.valid_up_to()] }
+        })?;
+        let problems = parse(&file, text, range)?;
+        Ok(ProblemSet { name: file, path: Some(path.to_path_buf()), problems })
+    }
+
+    /// One problem without a file.
+    pub fn single(text: &str) -> Result<ProblemSet, ProblemError> {
+        let name = "--problem".to_string();
+        if text.trim().is_empty() {
+            return Err(ProblemError::EmptyProblem { file: name, line: 1, id: "1".to_string() });
+        }
+        let problem = Problem { id: "1".to_string(), text: text.trim().to_string(), answer: None };
+        Ok(ProblemSet { name, path: None, problems: vec![problem] })
+    }
+}
+
+/// Ten problems of our own making, from a one-liner to a contest problem, with their answers.
+pub fn demo_set() -> ProblemSet {
+    let name = "the built-in demo set".to_string();
+    let problems = parse(&name, DEMO, AnswerRange::default()).expect("the built-in problems are tested");
+    ProblemSet { name, path: None, problems }
+}
+
+/// What can be wrong with a set of problems.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the fields are what the messages say")]
+pub enum ProblemError {
+    #[error("cannot read {file}: {source}")]
+    Read { file: String, source: std::io::Error },
+    #[error("{file} is larger than {limit_bytes} bytes: is it a file of problems?")]
+    TooLarge { file: String, limit_bytes: u64 },
+    #[error("{file}, line {line}: byte 0x{byte:02x} isn't UTF-8; save the file as UTF-8")]
+    NotUtf8 { file: String, line: usize, byte: u8 },
+    #[error("{file} is empty; expected a csv with the columns id,problem[,answer] or one JSON object per line")]
+    Empty { file: String },
+    #[error("{file} has a header but no problems")]
+    NoProblems { file: String },
+    #[error("{file} has no column {column:?}; found {}; expected id,problem[,answer]", found.join(","))]
+    MissingColumn { file: String, column: &'static str, found: Vec<String> },
+    #[error("{file} has two columns {column:?}")]
+    DuplicateColumn { file: String, column: &'static str },
+    #[error("{file}, line {line}: {found} fields where the header has {expected}; quote fields that hold commas")]
+    FieldCount { file: String, line: u64, expected: u64, found: u64 },
+    #[error("{file}, line {line}: a quote is opened that is never closed")]
+    UnclosedQuote { file: String, line: usize },
+    #[error("{file}: {message}")]
+    Csv { file: String, message: String },
+    #[error("{file}, line {line}: not a JSON object: {message}")]
+    Json { file: String, line: u64, message: String },
+    #[error("{file} holds a JSON array; expected one JSON object per line, without brackets around them")]
+    JsonArray { file: String },
+    #[error("{file}, line {line}: field {field:?} is {found}; expected {expected}")]
+    JsonField { file: String, line: u64, field: &'static str, found: String, expected: &'static str },
+    #[error("{file}, line {line}: the id is empty")]
+    EmptyId { file: String, line: u64 },
+    #[error("{file}, line {line}: problem {id:?} has no text")]
+    EmptyProblem { file: String, line: u64, id: String },
+    #[error("{file}, line {line}: id {id:?} was used in line {first_line} already; ids must be unique")]
+    DuplicateId { file: String, line: u64, id: String, first_line: u64 },
+    #[error("{file}, line {line}: answer {found:?} of problem {id:?} isn't an integer")]
+    AnswerNotInteger { file: String, line: u64, id: String, found: String },
+    #[error("{file}, line {line}: answer {found} of problem {id:?} is outside {range} (see --answer-range)")]
+    AnswerOutOfRange { file: String, line: u64, id: String, found: i64, range: AnswerRange },
+}
+
+/// A row as it stands in the file.
+struct Row {
+    line: u64,
+    id: String,
+    text: String,
+    answer: String,
+}
+
+fn parse(file: &str, text: &str, range: AnswerRange) -> Result<Vec<Problem>, ProblemError> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let rows = match text.trim_start().chars().next() {
+        None => return Err(ProblemError::Empty { file: file.to_string() }),
+        Some('[') => return Err(ProblemError::JsonArray { file: file.to_string() }),
+        Some('{') => json_rows(file, text)?,
+        Some(_) => csv_rows(file, text)?,
+    };
+    if rows.is_empty() {
+        return Err(ProblemError::NoProblems { file: file.to_string() });
+    }
+    let mut lines = HashMap::new();
+    let mut problems = Vec::with_capacity(rows.len());
+    for row in rows {
+        let problem = check(file, &row, range)?;
+        if let Some(first_line) = lines.insert(problem.id.clone(), row.line) {
+            return Err(ProblemError::DuplicateId {
+                file: file.to_string(),
+                line: row.line,
+                id: problem.id,
+                first_line,
+            });
+        }
+        problems.push(problem);
+    }
+    Ok(problems)
+}
+
+fn check(file: &str, row: &Row, range: AnswerRange) -> Result<Problem, ProblemError> {
+    let (file, line, id) = (file.to_string(), row.line, row.id.trim().to_string());
+    if id.is_empty() {
+        return Err(ProblemError::EmptyId { file, line });
+    }
+    let text = row.text.trim().to_string();
+    if text.is_empty() {
+        return Err(ProblemError::EmptyProblem { file, line, id });
+    }
+    let answer = match row.answer.trim() {
+        "" => None,
+        found => match found.parse::<i64>() {
+            Err(_) => return Err(ProblemError::AnswerNotInteger { file, line, id, found: found.to_string() }),
+            Ok(found) if !range.contains(found) => {
+                return Err(ProblemError::AnswerOutOfRange { file, line, id, found, range });
+            }
+            Ok(found) => Some(found),
+        },
+    };
+    Ok(Problem { id, text, answer })
+}
+
+fn csv_rows(file: &str, text: &str) -> Result<Vec<Row>, ProblemError> {
+    if let Some(line) = unclosed_quote(text) {
+        return Err(ProblemError::UnclosedQuote { file: file.to_string(), line });
+    }
+    let mut reader = csv::ReaderBuilder::new().from_reader(text.as_bytes());
+    let header: Vec<String> = match reader.headers() {
+        Ok(header) => header.iter().map(|h| h.trim().to_string()).collect(),
+        Err(error) => return Err(csv_error(file, &error)),
+    };
+    let column = |column: &'static str| {
+        let mut at = header.iter().enumerate().filter(|(_, h)| h.eq_ignore_ascii_case(column)).map(|(i, _)| i);
+        let first = at.next();
+        if at.next().is_some() {
+            return Err(ProblemError::DuplicateColumn { file: file.to_string(), column });
+        }
+        Ok(first)
+    };
+    let required = |name| {
+        column(name)?.ok_or_else(|| ProblemError::MissingColumn {
+            file: file.to_string(),
+            column: name,
+            found: header.clone(),
+        })
+    };
+    let (id, problem, answer) = (required("id")?, required("problem")?, column("answer")?);
+    let mut rows = Vec::new();
+    for record in reader.records() {
+        let record = record.map_err(|e| csv_error(file, &e))?;
+        let field = |i: usize| record.get(i).unwrap_or("").to_string();
+        rows.push(Row {
+            line: record.position().map_or(0, csv::Position::line),
+            id: field(id),
+            text: field(problem),
+            answer: answer.map(field).unwrap_or_default(),
+        });
+    }
+    Ok(rows)
+}
+
+fn csv_error(file: &str, error: &csv::Error) -> ProblemError {
+    let file = file.to_string();
+    match error.kind() {
+        csv::ErrorKind::UnequalLengths { pos, expected_len, len } => ProblemError::FieldCount {
+            file,
+            line: pos.as_ref().map_or(0, csv::Position::line),
+            expected: *expected_len,
+            found: *len,
+        },
+        _ => ProblemError::Csv { file, message: error.to_string() },
+    }
+}
+
+/// Line of a quote that the end of the file closes: the csv reader would take everything after it for one field.
+fn unclosed_quote(text: &str) -> Option<usize> {
+    let (mut open, mut line, mut field_begins) = (None, 1, true);
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match (open, c) {
+            (Some(_), '"') if chars.peek() == Some(&'"') => {
+                chars.next();
+            }
+            (Some(_), '"') => open = None,
+            (None, '"') if field_begins => open = Some(line),
+            _ => {}
+        }
+        line += usize::from(c == '\n');
+        field_begins = open.is_none() && matches!(c, ',' | '\n' | '\r');
+    }
+    open
+}
+
+fn json_rows(file: &str, text: &str) -> Result<Vec<Row>, ProblemError> {
+    let mut rows = Vec::new();
+    for (line, json) in (1..).zip(text.lines()).filter(|(_, json)| !json.trim().is_empty()) {
+        let object: serde_json::Map<String, Value> = serde_json::from_str(json).map_err(|e| ProblemError::Json {
+            file: file.to_string(),
+            line,
+            message: e.to_string(),
+        })?;
+        let wrong = |field, value: Option<&Value>, expected| ProblemError::JsonField {
+            file: file.to_string(),
+            line,
+            field,
+            found: value.map_or("missing".to_string(), Value::to_string),
+            expected,
+        };
+        let number = |v: &Value| v.as_number().map(ToString::to_string);
+        let string = |v: &Value| v.as_str().map(str::to_string);
+        let (id, problem, answer) = (object.get("id"), object.get("problem"), object.get("answer"));
+        rows.push(Row {
+            line,
+            id: id
+                .and_then(|v| string(v).or_else(|| number(v)))
+                .ok_or_else(|| wrong("id", id, "a string or a number"))?,
+            text: problem.and_then(string).ok_or_else(|| wrong("problem", problem, "a string"))?,
+            answer: match answer {
+                None | Some(Value::Null) => String::new(),
+                Some(v) => string(v)
+                    .or_else(|| number(v))
+                    .ok_or_else(|| wrong("answer", answer, "an integer, a string that holds one, or null"))?,
+            },
+        });
+    }
+    Ok(rows)
+}

@@ -1,0 +1,375 @@
+//! All attempts at one problem, together: one batch a step, Python beside it, the vote watched as answers come.
+//!
+//! Carries out what each [`Attempt`] asks for. An attempt that waits for Python is out of the batch; one that can't
+//! start yet because every sequence is taken starts when one is freed. Ends when the vote is decided, the time is up,
+//! the run is interrupted or every attempt has ended. Called by `run`.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use sandbox::Outcome;
+use serde::Serialize;
+
+use crate::attempt::{Action, Attempt, AttemptEnd, MIN_ANSWER_TOKENS};
+use crate::model::{LanguageModel, ModelError, ModelEvent, Sampling};
+use crate::options::{SolverOptions, StopRule, attempt_seed};
+use crate::problem::Problem;
+use crate::prompt;
+use crate::tool::{Interpreter, Workers};
+use crate::vote::{Ballot, VoteTable};
+
+/// Solves problems one after the other.
+pub struct Solver<'a, M: LanguageModel> {
+    /// The model.
+    pub model: &'a mut M,
+    /// Where code runs.
+    pub python: Arc<dyn Interpreter>,
+    /// Settings.
+    pub options: &'a SolverOptions,
+    /// Ends the run early.
+    pub cancel: CancelToken,
+}
+
+/// Asks a run to end; clones share one flag, which may be set from a signal handler.
+#[derive(Debug, Clone, Default)]
+pub struct CancelToken(Arc<AtomicBool>);
+
+impl CancelToken {
+    /// Asks.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether somebody has asked.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What became of a problem.
+#[derive(Debug)]
+pub struct Solved {
+    /// All attempts, by number.
+    pub attempts: Vec<Attempt>,
+    /// Their votes.
+    pub votes: VoteTable,
+    /// Why it ended.
+    pub stop: ProblemStop,
+    /// Wall-clock time.
+    pub elapsed: Duration,
+    /// The model's failure, where that ended it. The model can't be used any more.
+    pub fault: Option<ModelError>,
+}
+
+/// Why work on a problem ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProblemStop {
+    /// Every attempt ended by itself.
+    AllEnded,
+    /// The vote was decided while attempts were running.
+    Unbeatable,
+    /// The problem's time was up.
+    TimeUp,
+    /// The run was interrupted.
+    Cancelled,
+    /// The model failed.
+    Fault,
+    /// It was never begun: the run had ended before.
+    NotReached,
+}
+
+/// What happens while a problem is worked on. Attempts are given by number, from 1.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum SolveEvent<'e> {
+    /// An attempt has its place in the batch.
+    AttemptStarted {
+        /// Number.
+        attempt: usize,
+    },
+    /// The model wrote.
+    Text {
+        /// Attempt.
+        attempt: usize,
+        /// What it wrote; may be empty.
+        text: &'e str,
+    },
+    /// A block began to run.
+    ToolStarted {
+        /// Attempt.
+        attempt: usize,
+        /// The block.
+        code: &'e str,
+    },
+    /// A block has run.
+    ToolFinished {
+        /// Attempt.
+        attempt: usize,
+        /// Its outcome.
+        outcome: &'e Outcome,
+    },
+    /// An attempt has ended.
+    AttemptFinished {
+        /// The attempt.
+        attempt: &'e Attempt,
+    },
+    /// A batch step has been worked off.
+    Progress {
+        /// All attempts.
+        attempts: &'e [Attempt],
+        /// Tokens that they have written together.
+        generated_tokens: usize,
+        /// Tokens per second over the last few seconds.
+        tokens_per_s: f64,
+        /// Time since the problem was begun.
+        elapsed: Duration,
+    },
+}
+
+/// Longest wait for Python when no sequence can run, so that limits and interrupts are seen.
+const IDLE_WAIT: Duration = Duration::from_millis(20);
+
+impl<M: LanguageModel> Solver<'_, M> {
+    /// Works on one problem until `deadline` at the latest.
+    pub fn solve(
+        &mut self,
+        problem: &Problem,
+        deadline: Option<Instant>,
+        observer: &mut dyn FnMut(SolveEvent<'_>),
+    ) -> Solved {
+        let started = Instant::now();
+        let options = self.options;
+        let seeds: Vec<u64> = (1..=options.attempts).map(|n| attempt_seed(options.seed, &problem.id, n)).collect();
+        let attempts = seeds.iter().zip(1..).map(|(&seed, n)| Attempt::new(n, seed, options)).collect();
+        let mut work = Work {
+            model: self.model,
+            options,
+            workers: Workers::new(Arc::clone(&self.python), options.python, seeds),
+            attempts,
+            waiting: (0..options.attempts).collect(),
+            live: HashMap::new(),
+            code: vec![None; options.attempts],
+            seqs: vec![None; options.attempts],
+            rate: Rate::default(),
+            started,
+            observer,
+        };
+        let stop = work.run(problem, deadline, &self.cancel);
+        let (stop, fault) = match stop {
+            Ok(stop) => (stop, None),
+            Err(fault) => (ProblemStop::Fault, Some(fault)),
+        };
+        let end = match (&fault, stop) {
+            (Some(fault), _) => AttemptEnd::Error { message: fault.to_string() },
+            (None, ProblemStop::TimeUp) => AttemptEnd::TimeUp,
+            (None, _) => AttemptEnd::Cancelled,
+        };
+        for i in 0..work.attempts.len() {
+            if work.attempts[i].end.is_none() {
+                work.end(i, end.clone());
+            }
+        }
+        let votes = work.votes();
+        Solved { attempts: work.attempts, votes, stop, elapsed: started.elapsed(), fault }
+    }
+}
+
+/// The state of one problem's batch. Attempts are indexed from 0 here.
+struct Work<'w, M: LanguageModel> {
+    model: &'w mut M,
+    options: &'w SolverOptions,
+    workers: Workers,
+    attempts: Vec<Attempt>,
+    /// Attempts that have no sequence yet.
+    waiting: VecDeque<usize>,
+    live: HashMap<M::Seq, usize>,
+    /// The block that runs in each attempt.
+    code: Vec<Option<String>>,
+    seqs: Vec<Option<M::Seq>>,
+    rate: Rate,
+    started: Instant,
+    observer: &'w mut dyn FnMut(SolveEvent<'_>),
+}
+
+impl<M: LanguageModel> Work<'_, M> {
+    fn run(
+        &mut self,
+        problem: &Problem,
+        deadline: Option<Instant>,
+        cancel: &CancelToken,
+    ) -> Result<ProblemStop, ModelError> {
+        let prompt = self.model.render_chat(&prompt::opening(&problem.text, self.options))?;
+        loop {
+            if cancel.is_cancelled() {
+                return Ok(ProblemStop::Cancelled);
+            }
+            if deadline.is_some_and(|d| Instant::now() >= d) {
+                return Ok(ProblemStop::TimeUp);
+            }
+            while self.live.len() < self.model.n_seq() {
+                let Some(i) = self.waiting.pop_front() else { break };
+                let sampling = Sampling { seed: self.attempts[i].seed, ..self.options.sampling };
+                match self.model.start(&prompt.tokens, &sampling) {
+                    Ok(seq) => {
+                        self.seqs[i] = Some(seq);
+                        self.live.insert(seq, i);
+                        self.attempts[i].started(prompt.tokens.len(), prompt.opens_thought);
+                        (self.observer)(SolveEvent::AttemptStarted { attempt: i + 1 });
+                    }
+                    Err(error) => self.end(i, AttemptEnd::Error { message: error.to_string() }),
+                }
+            }
+            let n_running = self.attempts.iter().filter(|a| a.end.is_none()).count();
+            if n_running == 0 {
+                return Ok(ProblemStop::AllEnded);
+            }
+            if self.options.stop == StopRule::Unbeatable && self.votes().is_unbeatable(n_running) {
+                return Ok(ProblemStop::Unbeatable);
+            }
+            let wait = if self.model.has_work() { Duration::ZERO } else { IDLE_WAIT };
+            if let Some((i, outcome)) = self.workers.poll(wait) {
+                self.on_outcome(i, outcome);
+                continue;
+            }
+            if self.model.has_work() {
+                for event in self.model.step()? {
+                    self.on_event(event);
+                }
+                self.report_progress();
+            } else if !self.workers.is_busy() && !self.live.is_empty() {
+                return Err(ModelError::Failed("the model has no work although attempts are running".to_string()));
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: ModelEvent<M::Seq>) {
+        // A sequence that ended earlier in this batch may have had a token under way.
+        let Some(&i) = self.live.get(&event.seq) else { return };
+        self.rate.count();
+        (self.observer)(SolveEvent::Text { attempt: i + 1, text: &event.text });
+        let mut action = self.attempts[i].on_token(&event.text, event.logprob);
+        if let (Action::Continue, Some(end)) = (&action, event.end) {
+            action = self.attempts[i].on_turn_end(end);
+        }
+        self.act(i, action);
+    }
+
+    fn on_outcome(&mut self, i: usize, outcome: Outcome) {
+        let code = self.code[i].take().unwrap_or_default();
+        if self.attempts[i].end.is_none() {
+            (self.observer)(SolveEvent::ToolFinished { attempt: i + 1, outcome: &outcome });
+            let action = self.attempts[i].on_outcome(code, outcome);
+            self.act(i, action);
+        }
+    }
+
+    fn act(&mut self, i: usize, action: Action) {
+        let Some(seq) = self.seqs[i] else { return };
+        let result = match action {
+            Action::Continue => Ok(()),
+            Action::Done => {
+                self.leave(i);
+                Ok(())
+            }
+            Action::Run(code) => {
+                self.model.pause(seq);
+                (self.observer)(SolveEvent::ToolStarted { attempt: i + 1, code: &code });
+                self.code[i] = Some(code.clone());
+                self.workers.call(i, code);
+                Ok(())
+            }
+            Action::Say(text) => {
+                let tokens = self.model.tokenize_text(&text);
+                self.append(i, seq, &tokens).map(|fits| {
+                    if fits {
+                        self.attempts[i].said(tokens.len())
+                    }
+                })
+            }
+            Action::Ask(text) => self.model.render_follow_up(&text).and_then(|turn| {
+                let fits = self.append(i, seq, &turn.tokens)?;
+                if fits {
+                    self.attempts[i].turn_opened(turn.tokens.len(), turn.opens_thought);
+                }
+                Ok(())
+            }),
+        };
+        if let Err(error) = result {
+            self.end(i, AttemptEnd::Error { message: error.to_string() });
+        }
+    }
+
+    /// Appends where an answer would still fit after it; otherwise the attempt ends.
+    fn append(&mut self, i: usize, seq: M::Seq, tokens: &[u32]) -> Result<bool, ModelError> {
+        if tokens.len() + MIN_ANSWER_TOKENS > self.model.room(seq) {
+            self.end(i, AttemptEnd::ContextFull);
+            return Ok(false);
+        }
+        self.model.append(seq, tokens)?;
+        Ok(true)
+    }
+
+    fn end(&mut self, i: usize, end: AttemptEnd) {
+        self.attempts[i].finish(end);
+        self.leave(i);
+    }
+
+    /// Frees what an ended attempt holds.
+    fn leave(&mut self, i: usize) {
+        if let Some(seq) = self.seqs[i].take() {
+            self.live.remove(&seq);
+            self.model.release(seq);
+        }
+        self.waiting.retain(|&w| w != i);
+        (self.observer)(SolveEvent::AttemptFinished { attempt: &self.attempts[i] });
+    }
+
+    fn votes(&self) -> VoteTable {
+        VoteTable::count(self.attempts.iter().filter_map(|a| {
+            a.answer().map(|answer| Ballot { attempt: a.number, answer, mean_logprob: a.mean_logprob() })
+        }))
+    }
+
+    fn report_progress(&mut self) {
+        let generated_tokens = self.attempts.iter().map(|a| a.generated_tokens).sum();
+        (self.observer)(SolveEvent::Progress {
+            attempts: &self.attempts,
+            generated_tokens,
+            tokens_per_s: self.rate.per_second(),
+            elapsed: self.started.elapsed(),
+        });
+    }
+}
+
+/// Tokens per second over a sliding window.
+#[derive(Debug, Default)]
+struct Rate {
+    /// Token counts by the tenth of a second that they came in.
+    ticks: VecDeque<(Instant, usize)>,
+}
+
+impl Rate {
+    const WINDOW: Duration = Duration::from_secs(3);
+    const TICK: Duration = Duration::from_millis(100);
+
+    fn count(&mut self) {
+        let now = Instant::now();
+        match self.ticks.back_mut() {
+            Some((since, n)) if now - *since < Self::TICK => *n += 1,
+            _ => self.ticks.push_back((now, 1)),
+        }
+        while self.ticks.front().is_some_and(|(since, _)| now - *since > Self::WINDOW) {
+            self.ticks.pop_front();
+        }
+    }
+
+    fn per_second(&self) -> f64 {
+        let Some((since, _)) = self.ticks.front() else { return 0.0 };
+        let n: usize = self.ticks.iter().map(|(_, n)| n).sum();
+        // The first tokens of a window came in at its very beginning: a fraction of a second says nothing.
+        n as f64 / since.elapsed().max(Self::TICK).as_secs_f64()
+    }
+}
