@@ -147,11 +147,19 @@ impl Splitter {
 
 #[cfg(test)]
 mod tests {
+    use tokenizers::pre_tokenizers::digits::Digits;
+    use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+    use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer as _, SplitDelimiterBehavior};
+
     use super::*;
 
     fn words(pre: PreTokenizer, text: &str) -> Vec<&str> {
+        split_by(&Splitter::new(pre), text)
+    }
+
+    fn split_by<'t>(splitter: &Splitter, text: &'t str) -> Vec<&'t str> {
         let mut words = Vec::new();
-        Splitter::new(pre).split(text, &mut |word| words.push(word));
+        splitter.split(text, &mut |word| words.push(word));
         assert_eq!(words.concat(), text);
         words
     }
@@ -183,5 +191,81 @@ mod tests {
         assert_eq!(words(PreTokenizer::Gpt4o, "camelCase"), ["camel", "Case"]);
         assert_eq!(words(PreTokenizer::Gpt4o, "a//\nb"), ["a", "//\n", "b"]);
         assert_eq!(words(PreTokenizer::LlamaBpe, "$x^2$"), ["$x", "^", "2", "$"]);
+    }
+
+    /// The pattern as it was published, look-ahead included, for the backtracking engine of `tokenizers`.
+    fn published(pre: PreTokenizer) -> Split {
+        let pattern = SplitPattern::Regex(pre.pattern().replace(r"|\s+", r"|\s+(?!\S)|\s+"));
+        Split::new(pattern, SplitDelimiterBehavior::Isolated, false).unwrap()
+    }
+
+    fn split_by_published(pre: PreTokenizer, pattern: &Split, text: &str) -> Vec<String> {
+        let mut pieces = PreTokenizedString::from(text);
+        if pre == PreTokenizer::SmolLm {
+            Digits::new(true).pre_tokenize(&mut pieces).unwrap();
+        }
+        pattern.pre_tokenize(&mut pieces).unwrap();
+        let splits = pieces.get_splits(OffsetReferential::Original, OffsetType::Byte);
+        splits.into_iter().map(|(piece, _, _)| piece.to_owned()).filter(|piece| !piece.is_empty()).collect()
+    }
+
+    #[test]
+    fn agrees_with_the_published_patterns() {
+        const PIECES: [&str; 40] = [
+            " ",
+            " ",
+            "  ",
+            "\n",
+            "\r\n",
+            "\t",
+            "\u{a0}",
+            "\u{3000}",
+            "\u{2028}",
+            "a",
+            "b",
+            "B",
+            "ß",
+            "é",
+            "Δ",
+            "Ǆ",
+            "ǅ",
+            "日",
+            "क",
+            "ि",
+            "\u{301}",
+            "ʰ",
+            "1",
+            "23",
+            "4567",
+            "²",
+            "Ⅷ",
+            "٣",
+            "'",
+            "'s",
+            "'LL",
+            "'T",
+            "!",
+            "//",
+            "$\\frac{",
+            "—",
+            "🦙",
+            "😶\u{200d}🌫\u{fe0f}",
+            "the",
+            "Don't",
+        ];
+        let mut state = 1u64;
+        let mut next = move |n: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % n
+        };
+        let all = PreTokenizer::ALL.map(|pre| (Splitter::new(pre), published(pre)));
+        for _ in 0..3000 {
+            let text: String = (0..1 + next(12)).map(|_| PIECES[next(PIECES.len())]).collect();
+            for (splitter, pattern) in &all {
+                let pre = splitter.pre();
+                let expected = split_by_published(pre, pattern, &text);
+                assert_eq!(split_by(splitter, &text), expected, "{} of {text:?}", pre.name());
+            }
+        }
     }
 }
