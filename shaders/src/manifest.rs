@@ -89,8 +89,7 @@ impl Kernel {
     /// Every kernel and variant.
     pub fn all() -> impl Iterator<Item = Kernel> {
         let by_weight = [Kernel::Embed as fn(WeightType) -> Kernel, Kernel::Matvec, Kernel::Matmul];
-        let plain =
-            [Kernel::RmsNorm, Kernel::Rope, Kernel::KvStore, Kernel::Attention, Kernel::Swiglu, Kernel::Gather];
+        let plain = [Kernel::RmsNorm, Kernel::Rope, Kernel::KvStore, Kernel::Attention, Kernel::Swiglu, Kernel::Gather];
         by_weight.into_iter().flat_map(|k| WeightType::ALL.map(k)).chain(plain)
     }
 

@@ -72,7 +72,8 @@ pub fn interface(words: &[u32]) -> Interface {
         module.read((first & 0xFFFF) as u16, &instruction[1..]);
         rest = tail;
     }
-    module.interface
+    module
+        .interface
         .members
         .extend(module.push_struct().into_iter().flat_map(|id| module.members_of(id)).collect::<Vec<_>>());
     module.interface.members.sort_by_key(|m| m.offset);

@@ -1,6 +1,342 @@
-//! Vulkan backend.
+//! The Vulkan backend: the forward pass as compute kernels on any device with Vulkan 1.3 (see `DeviceInfo::missing`
+//! for what else it must have). A pass is recorded into one command buffer, submitted once and waited for.
+//!
+//! Refuses devices that lack a feature, models whose shapes the kernels don't handle, and anything that doesn't fit
+//! the device's memory, before the first pass. Products are computed in f32 whatever the weight type.
+//! Activation rows are padded to a multiple of 8 elements, which stay zero: kernels read whole vec4s.
 
-/// Why a Vulkan device can't be used, or how it failed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum VulkanError {}
+mod commands;
+mod device;
+mod error;
+mod gpu;
+mod instance;
+pub mod kernels;
+mod memory;
+mod pipelines;
+mod tuning;
+mod weights;
+
+pub use device::DeviceOptions;
+pub use error::VulkanError;
+pub use gpu::Gpu;
+pub use instance::{DeviceInfo, DeviceKind, best_real_gpu, devices};
+pub use memory::{MemoryUse, Region};
+pub use pipelines::Variant;
+pub use tuning::{MatmulTile, Tuning};
+pub use weights::{Weight, weight_type};
+
+use std::collections::BTreeSet;
+
+use kernels::kv_store::{CacheShape, LayerCache, Places};
+use kernels::rope::Rotation;
+use kernels::{Rows, attention, embed, gather, kv_store, linear, rms_norm, rope, swiglu};
+use shaders::{Kernel, WeightType};
+
+use super::{Act, Backend, BatchToken, Limits, Linear, TensorView};
+use crate::error::Error;
+use crate::model::{Config, RopeTable};
+
+/// Rows of activations are padded to a multiple of this, the unit of the plain weight types.
+const ROW_ALIGN: usize = 8;
+
+/// A Vulkan device that runs forward passes.
+pub struct Vulkan {
+    gpu: Gpu,
+    /// Types of the matrices that were uploaded, to compile their kernels ahead.
+    types: BTreeSet<usize>,
+    model: Option<ModelState>,
+}
+
+/// What `allocate` made.
+struct ModelState {
+    config: Config,
+    limits: Limits,
+    rope: RopeTable,
+    shape: CacheShape,
+    acts: [Region; Act::ALL.len()],
+    cache: Vec<LayerCache>,
+    inputs: Inputs,
+    /// Where the logits can be read by the processor; the logits themselves if they are.
+    readback: Region,
+    n_tokens: usize,
+    n_outputs: usize,
+}
+
+/// What the processor writes for each pass.
+struct Inputs {
+    tokens: Region,
+    slots: Region,
+    positions: Region,
+    output_rows: Region,
+    cos_sin: Region,
+}
+
+impl Vulkan {
+    /// Opens the device with this index or part of a name; without a selector the best one (software last).
+    /// `validation` turns the validation layer on: its messages become errors.
+    pub fn new(selector: Option<&str>, validation: bool) -> Result<Vulkan, VulkanError> {
+        Vulkan::open(DeviceOptions { selector, validation, ..DeviceOptions::default() })
+    }
+
+    /// Opens a device.
+    pub fn open(options: DeviceOptions<'_>) -> Result<Vulkan, VulkanError> {
+        Ok(Vulkan { gpu: Gpu::open(options)?, types: BTreeSet::new(), model: None })
+    }
+
+    /// What device this is.
+    pub fn info(&self) -> &DeviceInfo {
+        self.gpu.info()
+    }
+
+    /// The device and the model's state, for one op.
+    fn parts(&mut self) -> (&mut Gpu, &ModelState) {
+        (&mut self.gpu, self.model.as_ref().expect("allocate comes before the first pass"))
+    }
+}
+
+/// Elements from one row of `act` to the next. Logits are no input of a kernel and are read back as they lie.
+fn stride(act: Act, config: &Config) -> usize {
+    if act == Act::Logits { act.width(config) } else { act.width(config).next_multiple_of(ROW_ALIGN) }
+}
+
+impl ModelState {
+    /// The rows of `act` in the current pass.
+    fn rows(&self, act: Act) -> Rows<'_> {
+        let n_rows = if matches!(act, Act::Out | Act::Logits) { self.n_outputs } else { self.n_tokens };
+        Rows {
+            region: &self.acts[act as usize],
+            n_rows,
+            width: act.width(&self.config),
+            stride: stride(act, &self.config),
+        }
+    }
+
+    fn places(&self) -> Places<'_> {
+        Places { slots: &self.inputs.slots, positions: &self.inputs.positions }
+    }
+
+    /// Checks the batch and writes it where kernels find it.
+    fn write_inputs(&mut self, batch: &[BatchToken]) {
+        let l = &self.limits;
+        assert!((1..=l.n_batch).contains(&batch.len()), "{} tokens in a batch of at most {}", batch.len(), l.n_batch);
+        for t in batch {
+            let inside =
+                (t.token as usize) < self.config.n_vocab && (t.seq as usize) < l.n_seq && (t.pos as usize) < l.n_ctx;
+            assert!(inside, "{t:?} with a vocabulary of {} and {l:?}", self.config.n_vocab);
+        }
+        let output_rows: Vec<u32> = (0..).zip(batch).filter(|(_, t)| t.output).map(|(i, _)| i).collect();
+        assert!(output_rows.len() <= l.n_outputs, "{} outputs, at most {}", output_rows.len(), l.n_outputs);
+        (self.n_tokens, self.n_outputs) = (batch.len(), output_rows.len());
+        let put = |region: &mut Region, values: &[u32]| {
+            region.write()[..4 * values.len()].copy_from_slice(bytemuck::cast_slice(values));
+        };
+        put(&mut self.inputs.tokens, &batch.iter().map(|t| t.token).collect::<Vec<_>>());
+        put(&mut self.inputs.slots, &batch.iter().map(|t| t.seq).collect::<Vec<_>>());
+        put(&mut self.inputs.positions, &batch.iter().map(|t| t.pos).collect::<Vec<_>>());
+        put(&mut self.inputs.output_rows, &output_rows);
+        let angles: Vec<f32> = batch.iter().flat_map(|t| cos_sin(&self.rope, t.pos)).collect();
+        self.inputs.cos_sin.write()[..4 * angles.len()].copy_from_slice(bytemuck::cast_slice(&angles));
+    }
+}
+
+/// Cosines, then sines, of all pairs at position `pos`, times the table's magnitude; angles in f64.
+fn cos_sin(rope: &RopeTable, pos: u32) -> impl Iterator<Item = f32> + '_ {
+    let angle = move |&f: &f32| f64::from(pos) * f64::from(f);
+    let scaled = |v: f64| (v * f64::from(rope.magnitude)) as f32;
+    let cos = rope.inv_freq.iter().map(move |f| scaled(angle(f).cos()));
+    cos.chain(rope.inv_freq.iter().map(move |f| scaled(angle(f).sin())))
+}
+
+/// Refuses shapes that the kernels don't handle.
+fn check_shapes(config: &Config, limits: &Limits, tuning: &Tuning, max_groups: [u32; 3]) -> Result<(), VulkanError> {
+    let rule = |holds: bool, what, value, rule: String| {
+        if holds { Ok(()) } else { Err(VulkanError::UnsupportedShape { what, value, rule }) }
+    };
+    let max_head = 4 * tuning.attention as usize;
+    let head = config.head_dim;
+    rule(head.is_multiple_of(4) && head <= max_head, "head_dim", head, format!("a multiple of 4 up to {max_head}"))?;
+    let most = max_groups[1] as usize;
+    rule(limits.n_batch <= most, "n_batch", limits.n_batch, format!("at most {most}"))?;
+    let shape = cache_shape(config, limits);
+    let (bytes, limit) = (shape.bytes(), 8 * ((1 << 31) - 1));
+    if bytes > limit {
+        return Err(VulkanError::TooLarge { what: "the keys of a layer (bytes)".to_owned(), size: bytes, limit });
+    }
+    Ok(())
+}
+
+fn cache_shape(config: &Config, limits: &Limits) -> CacheShape {
+    CacheShape { n_seq: limits.n_seq, n_head_kv: config.n_head_kv, n_ctx: limits.n_ctx, head_dim: config.head_dim }
+}
+
+impl Backend for Vulkan {
+    type Weight = Weight;
+
+    fn name(&self) -> String {
+        let info = self.gpu.info();
+        format!("Vulkan: {} ({})", info.name, info.driver)
+    }
+
+    fn upload(&mut self, tensor: TensorView<'static>) -> Result<Weight, Error> {
+        let weight = self.gpu.upload(tensor)?;
+        if weight.rows > 1 {
+            self.types.insert(weight.ty as usize);
+        }
+        Ok(weight)
+    }
+
+    fn allocate(&mut self, config: &Config, limits: Limits, rope: &RopeTable) -> Result<(), Error> {
+        let gpu = &mut self.gpu;
+        check_shapes(config, &limits, &gpu.tuning, gpu.max_groups())?;
+        let mut acts = Vec::with_capacity(Act::ALL.len());
+        for act in Act::ALL {
+            let n_rows = if matches!(act, Act::Out | Act::Logits) { limits.n_outputs } else { limits.n_batch };
+            let bytes = n_rows as u64 * stride(act, config) as u64 * 4;
+            acts.push(gpu.allocate(MemoryUse::Device, bytes, &format!("activations {act:?}"))?);
+        }
+        let acts: [Region; Act::ALL.len()] = acts.try_into().expect("one region per activation");
+        let logits = acts[Act::Logits as usize];
+        let readback = if logits.is_mapped() && gpu.memory.reads_are_cached() {
+            logits
+        } else {
+            gpu.allocate(MemoryUse::Readback, logits.bytes, "the logits' way back")?
+        };
+        let shape = cache_shape(config, &limits);
+        let mut cache = Vec::with_capacity(config.n_layer);
+        for il in 0..config.n_layer {
+            let mut half = |what| gpu.allocate(MemoryUse::Device, shape.bytes(), &format!("{what} of layer {il}"));
+            cache.push(LayerCache { k: half("keys")?, v: half("values")? });
+        }
+        let mut input = |per_token: usize, what: &str| {
+            gpu.allocate(MemoryUse::Upload, (limits.n_batch * per_token * 4) as u64, what)
+        };
+        let inputs = Inputs {
+            tokens: input(1, "token ids")?,
+            slots: input(1, "slots")?,
+            positions: input(1, "positions")?,
+            output_rows: input(1, "output rows")?,
+            cos_sin: input(2 * rope.inv_freq.len(), "angles")?,
+        };
+        // The padding of rows must be zero, and stays so.
+        gpu.begin()?;
+        acts.iter().for_each(|act| gpu.zero(act));
+        gpu.submit_and_wait()?;
+        let types = WeightType::ALL.into_iter().filter(|t| self.types.contains(&(*t as usize)));
+        let mut variants: Vec<Variant> =
+            types.flat_map(|ty| linear::variants(&gpu.tuning, ty, limits.n_batch)).collect();
+        let attention = vec![gpu.tuning.attention, (config.head_dim / 4) as u32];
+        variants.push(Variant { kernel: Kernel::Attention, constants: attention });
+        gpu.prepare(&variants)?;
+        gpu.pipelines.save();
+        let (config, rope) = (config.clone(), rope.clone());
+        self.model =
+            Some(ModelState { config, limits, rope, shape, acts, cache, inputs, readback, n_tokens: 0, n_outputs: 0 });
+        Ok(())
+    }
+
+    fn begin(&mut self, batch: &[BatchToken]) -> Result<(), Error> {
+        self.model.as_mut().expect("allocate comes before the first pass").write_inputs(batch);
+        Ok(self.gpu.begin()?)
+    }
+
+    fn embed(&mut self, table: &Weight) -> Result<(), Error> {
+        let (gpu, m) = self.parts();
+        assert!(table.rows >= m.config.n_vocab, "{} rows of {}", table.rows, table.name);
+        Ok(embed::record(gpu, table, &m.inputs.tokens, m.rows(Act::X))?)
+    }
+
+    fn rms_norm(&mut self, x: Act, weight: &Weight, dst: Act) -> Result<(), Error> {
+        let (gpu, m) = self.parts();
+        if m.rows(x).n_rows == 0 {
+            return Ok(());
+        }
+        assert_eq!(weight.cols, x.width(&m.config), "width of {}", weight.name);
+        Ok(rms_norm::record(gpu, m.rows(x), weight, m.config.rms_eps, m.rows(dst))?)
+    }
+
+    fn head_norm(&mut self, x: Act, weight: &Weight) -> Result<(), Error> {
+        let (gpu, m) = self.parts();
+        assert_eq!(weight.cols, m.config.head_dim, "width of {}", weight.name);
+        Ok(rms_norm::record(gpu, m.rows(x), weight, m.config.rms_eps, m.rows(x))?)
+    }
+
+    fn linear(&mut self, x: Act, products: &[Linear<'_, Weight>]) -> Result<(), Error> {
+        let (gpu, m) = self.parts();
+        if m.rows(x).n_rows == 0 {
+            return Ok(());
+        }
+        for p in products {
+            let (x, dst) = (m.rows(x), m.rows(p.out));
+            let product = linear::Product { x, weight: p.weight, bias: p.bias, dst, accumulate: p.accumulate };
+            linear::record(gpu, &product)?;
+        }
+        Ok(())
+    }
+
+    fn rope(&mut self, x: Act) -> Result<(), Error> {
+        let (gpu, m) = self.parts();
+        let rotation = Rotation {
+            cos_sin: &m.inputs.cos_sin,
+            n_pairs: m.rope.inv_freq.len(),
+            head_dim: m.config.head_dim,
+            layout: m.rope.layout,
+        };
+        Ok(rope::record(gpu, m.rows(x), &rotation)?)
+    }
+
+    fn kv_store(&mut self, layer: usize) -> Result<(), Error> {
+        let (gpu, m) = self.parts();
+        Ok(kv_store::record(gpu, m.rows(Act::K), m.rows(Act::V), &m.places(), m.shape, &m.cache[layer])?)
+    }
+
+    fn attention(&mut self, layer: usize) -> Result<(), Error> {
+        let (gpu, m) = self.parts();
+        Ok(attention::record(gpu, m.rows(Act::Q), &m.places(), m.shape, &m.cache[layer], m.rows(Act::Attn))?)
+    }
+
+    fn swiglu(&mut self) -> Result<(), Error> {
+        let (gpu, m) = self.parts();
+        Ok(swiglu::record(gpu, m.rows(Act::Gate), m.rows(Act::Up))?)
+    }
+
+    fn gather_outputs(&mut self) -> Result<(), Error> {
+        let (gpu, m) = self.parts();
+        if m.n_outputs == 0 {
+            return Ok(());
+        }
+        Ok(gather::record(gpu, m.rows(Act::X), &m.inputs.output_rows, m.rows(Act::Out))?)
+    }
+
+    fn finish(&mut self) -> Result<&[f32], Error> {
+        let m = self.model.as_ref().expect("allocate comes before the first pass");
+        let n = m.n_outputs * m.config.n_vocab;
+        let logits = &m.acts[Act::Logits as usize];
+        if n > 0 && m.readback.address != logits.address {
+            let bytes = (n * 4) as u64;
+            self.gpu.copy(&logits.slice(0, bytes), &m.readback.slice(0, bytes));
+        }
+        self.gpu.submit_and_wait()?;
+        Ok(&bytemuck::cast_slice(m.readback.read())[..n])
+    }
+
+    fn kv_copy(&mut self, from: usize, to: usize, n_pos: usize) -> Result<(), Error> {
+        let m = self.model.as_ref().expect("allocate comes before the first copy");
+        let s = m.shape;
+        assert!(from < s.n_seq && to < s.n_seq && n_pos <= s.n_ctx, "{n_pos} positions from {from} to {to} of {s:?}");
+        assert!(!self.gpu.commands.is_recording(), "slots are copied between passes");
+        if from == to || n_pos == 0 {
+            return Ok(());
+        }
+        let head_bytes = (s.n_ctx * s.head_dim * 2) as u64;
+        let piece = |region: &Region, slot: usize, head: usize| {
+            region.slice((slot * s.n_head_kv + head) as u64 * head_bytes, (n_pos * s.head_dim * 2) as u64)
+        };
+        self.gpu.begin()?;
+        for region in m.cache.iter().flat_map(|c| [c.k, c.v]) {
+            for head in 0..s.n_head_kv {
+                self.gpu.copy(&piece(&region, from, head), &piece(&region, to, head));
+            }
+        }
+        Ok(self.gpu.submit_and_wait()?)
+    }
+}

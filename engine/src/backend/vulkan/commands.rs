@@ -1,0 +1,276 @@
+//! One command buffer, recorded anew for each pass, submitted once and waited for. Barriers are put where an op
+//! touches memory that an earlier op of the pass wrote, or writes what it read: an op can only get at a region's
+//! address through [`Op::reads`] or [`Op::writes`], which say so.
+
+use std::sync::Arc;
+
+use ash::vk;
+
+use super::device::Device;
+use super::error::{VulkanError, check};
+use super::memory::Region;
+use super::pipelines::Pipeline;
+
+/// Longest wait for one submit. Software devices need minutes for a long prompt; a hung GPU is reset long before.
+const WAIT_SECONDS: u64 = 600;
+
+/// Records and runs passes.
+pub(super) struct Commands {
+    device: Arc<Device>,
+    pool: vk::CommandPool,
+    buffer: vk::CommandBuffer,
+    fence: vk::Fence,
+    hazards: Hazards,
+    recording: bool,
+}
+
+impl Commands {
+    pub fn new(device: Arc<Device>) -> Result<Commands, VulkanError> {
+        let pool_info = vk::CommandPoolCreateInfo::default().queue_family_index(device.queue_family);
+        // SAFETY: the device is alive; what is made here is destroyed in `drop`, also if a later step fails.
+        let pool = check("vkCreateCommandPool", unsafe { device.raw.create_command_pool(&pool_info, None) })?;
+        let (buffer, fence) = (vk::CommandBuffer::null(), vk::Fence::null());
+        let mut commands = Commands { device, pool, buffer, fence, hazards: Hazards::default(), recording: false };
+        let info = vk::CommandBufferAllocateInfo::default()
+            .command_pool(pool)
+            .level(vk::CommandBufferLevel::PRIMARY)
+            .command_buffer_count(1);
+        let raw = &commands.device.raw;
+        // SAFETY: pool and device are alive.
+        commands.buffer = check("vkAllocateCommandBuffers", unsafe { raw.allocate_command_buffers(&info) })?[0];
+        // SAFETY: the device is alive.
+        commands.fence = check("vkCreateFence", unsafe { raw.create_fence(&vk::FenceCreateInfo::default(), None) })?;
+        Ok(commands)
+    }
+
+    /// Starts recording; what was recorded and not submitted is forgotten.
+    pub fn begin(&mut self) -> Result<(), VulkanError> {
+        let raw = &self.device.raw;
+        self.hazards = Hazards::default();
+        self.recording = false;
+        let info = vk::CommandBufferBeginInfo::default().flags(vk::CommandBufferUsageFlags::ONE_TIME_SUBMIT);
+        // SAFETY: the buffer is not executing: every submit was waited for.
+        unsafe {
+            check("vkResetCommandPool", raw.reset_command_pool(self.pool, vk::CommandPoolResetFlags::empty()))?;
+            check("vkBeginCommandBuffer", raw.begin_command_buffer(self.buffer, &info))?;
+        }
+        self.recording = true;
+        Ok(())
+    }
+
+    /// Whether a pass is being recorded.
+    pub fn is_recording(&self) -> bool {
+        self.recording
+    }
+
+    /// An op whose regions are named next.
+    pub fn op(&mut self) -> Op<'_> {
+        assert!(self.recording, "an op is recorded between begin and submit");
+        Op { commands: self, reads: Vec::new(), writes: Vec::new() }
+    }
+
+    /// Ends the recording, submits it and waits until it is done.
+    pub fn submit_and_wait(&mut self) -> Result<(), VulkanError> {
+        assert!(self.recording, "a recorded pass is submitted");
+        self.recording = false;
+        let raw = &self.device.raw;
+        // What kernels and copies wrote becomes visible to the processor.
+        let to_host = vk::MemoryBarrier2::default()
+            .src_stage_mask(vk::PipelineStageFlags2::COMPUTE_SHADER | vk::PipelineStageFlags2::TRANSFER)
+            .src_access_mask(vk::AccessFlags2::SHADER_WRITE | vk::AccessFlags2::TRANSFER_WRITE)
+            .dst_stage_mask(vk::PipelineStageFlags2::HOST)
+            .dst_access_mask(vk::AccessFlags2::HOST_READ);
+        let barriers = [to_host];
+        let buffers = [vk::CommandBufferSubmitInfo::default().command_buffer(self.buffer)];
+        let submits = [vk::SubmitInfo2::default().command_buffer_infos(&buffers)];
+        // SAFETY: the buffer is in the recording state and the fence is unsignalled and unused; both outlive the wait.
+        unsafe {
+            raw.cmd_pipeline_barrier2(self.buffer, &vk::DependencyInfo::default().memory_barriers(&barriers));
+            check("vkEndCommandBuffer", raw.end_command_buffer(self.buffer))?;
+            check("vkQueueSubmit2", raw.queue_submit2(self.device.queue, &submits, self.fence))?;
+            let waited = raw.wait_for_fences(&[self.fence], true, WAIT_SECONDS * 1_000_000_000);
+            if waited == Err(vk::Result::TIMEOUT) {
+                return Err(VulkanError::Timeout { seconds: WAIT_SECONDS });
+            }
+            check("vkWaitForFences", waited)?;
+            check("vkResetFences", raw.reset_fences(&[self.fence]))?;
+        }
+        self.device.check_validation()
+    }
+
+    fn barrier(&mut self) {
+        let stages = vk::PipelineStageFlags2::COMPUTE_SHADER | vk::PipelineStageFlags2::TRANSFER;
+        let writes = vk::AccessFlags2::SHADER_WRITE | vk::AccessFlags2::TRANSFER_WRITE;
+        let reads = vk::AccessFlags2::SHADER_READ | vk::AccessFlags2::TRANSFER_READ;
+        let all = vk::MemoryBarrier2::default()
+            .src_stage_mask(stages)
+            .src_access_mask(writes)
+            .dst_stage_mask(stages)
+            .dst_access_mask(reads | writes);
+        let barriers = [all];
+        // SAFETY: the buffer is in the recording state.
+        unsafe {
+            let info = vk::DependencyInfo::default().memory_barriers(&barriers);
+            self.device.raw.cmd_pipeline_barrier2(self.buffer, &info);
+        }
+    }
+}
+
+impl Drop for Commands {
+    fn drop(&mut self) {
+        // SAFETY: after the wait nothing of this is in use. If the device was lost or timed out the wait returns an
+        // error, and there is nothing better to do than to go on.
+        unsafe {
+            let _ = self.device.raw.device_wait_idle();
+            self.device.raw.destroy_fence(self.fence, None);
+            self.device.raw.destroy_command_pool(self.pool, None);
+        }
+    }
+}
+
+/// One dispatch or copy, with the memory it touches.
+pub(super) struct Op<'c> {
+    commands: &'c mut Commands,
+    reads: Vec<Span>,
+    writes: Vec<Span>,
+}
+
+impl Op<'_> {
+    /// Address of a region that the op only reads.
+    pub fn reads(&mut self, region: &Region) -> ReadAddress {
+        self.reads.push(Span::of(region));
+        ReadAddress(region.address)
+    }
+
+    /// Address of a region that the op writes (and may read).
+    pub fn writes(&mut self, region: &Region) -> WriteAddress {
+        self.writes.push(Span::of(region));
+        WriteAddress(region.address)
+    }
+
+    /// Runs `pipeline` over `groups` workgroups.
+    ///
+    /// # Panics
+    /// If the push constants are not of the size that the kernel declares, or the grid is empty.
+    pub fn dispatch<P: bytemuck::NoUninit>(mut self, pipeline: Pipeline, groups: [u32; 3], push: &P) {
+        let bytes = bytemuck::bytes_of(push);
+        assert_eq!(bytes.len(), pipeline.push_bytes as usize, "size of the push constants");
+        assert!(groups.iter().all(|&n| n > 0), "workgroups {groups:?}");
+        self.guard();
+        let (raw, buffer) = (&self.commands.device.raw, self.commands.buffer);
+        // SAFETY: the buffer is recording; pipeline and layout live in `Pipelines`, which the backend drops after its
+        // commands; the addresses in `push` are of live regions large enough, which the kernel's `record` checked.
+        unsafe {
+            raw.cmd_bind_pipeline(buffer, vk::PipelineBindPoint::COMPUTE, pipeline.raw);
+            raw.cmd_push_constants(buffer, pipeline.layout, vk::ShaderStageFlags::COMPUTE, 0, bytes);
+            raw.cmd_dispatch(buffer, groups[0], groups[1], groups[2]);
+        }
+    }
+
+    /// Copies `from` to the region `to` of the same size.
+    pub fn copy(mut self, from: &Region, to: &Region) {
+        assert_eq!(from.bytes, to.bytes, "a copy keeps the size");
+        self.reads(from);
+        self.writes(to);
+        self.guard();
+        let regions = [vk::BufferCopy { src_offset: from.offset, dst_offset: to.offset, size: from.bytes }];
+        // SAFETY: both ranges lie in live buffers made for transfers, and do not overlap.
+        unsafe { self.commands.device.raw.cmd_copy_buffer(self.commands.buffer, from.buffer, to.buffer, &regions) };
+    }
+
+    /// Sets all bytes of `region` to zero.
+    pub fn zero(mut self, region: &Region) {
+        self.writes(region);
+        self.guard();
+        // SAFETY: the range lies in a live buffer made for transfers; regions are aligned to 256 bytes.
+        unsafe {
+            self.commands.device.raw.cmd_fill_buffer(
+                self.commands.buffer,
+                region.buffer,
+                region.offset,
+                region.bytes,
+                0,
+            );
+        }
+    }
+
+    /// A barrier if this op depends on one since the last barrier.
+    fn guard(&mut self) {
+        if self.commands.hazards.conflict(&self.reads, &self.writes) {
+            self.commands.barrier();
+            self.commands.hazards = Hazards::default();
+        }
+        self.commands.hazards.reads.append(&mut self.reads);
+        self.commands.hazards.writes.append(&mut self.writes);
+    }
+}
+
+/// A push constant: address of memory that a kernel only reads.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+pub(super) struct ReadAddress(u64);
+
+impl ReadAddress {
+    /// For a buffer that the kernel is told not to read.
+    pub const NONE: ReadAddress = ReadAddress(0);
+
+    /// Address of memory that no op writes (weights): it needs no barriers.
+    pub fn of_constant(region: &Region) -> ReadAddress {
+        ReadAddress(region.address)
+    }
+}
+
+/// A push constant: address of memory that a kernel writes.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+pub(super) struct WriteAddress(u64);
+
+/// Device addresses `start .. end`.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    start: u64,
+    end: u64,
+}
+
+impl Span {
+    fn of(region: &Region) -> Span {
+        Span { start: region.address, end: region.address + region.bytes }
+    }
+
+    fn meets(self, other: Span) -> bool {
+        self.start < other.end && other.start < self.end
+    }
+}
+
+/// What was touched since the last barrier.
+#[derive(Default)]
+struct Hazards {
+    reads: Vec<Span>,
+    writes: Vec<Span>,
+}
+
+impl Hazards {
+    /// Whether an op with these accesses must wait: read after write, write after write, write after read.
+    fn conflict(&self, reads: &[Span], writes: &[Span]) -> bool {
+        let meet = |a: &[Span], b: &[Span]| a.iter().any(|x| b.iter().any(|y| x.meets(*y)));
+        meet(reads, &self.writes) || meet(writes, &self.writes) || meet(writes, &self.reads)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_op_waits_for_what_it_depends_on_and_nothing_else() {
+        let span = |start, end| Span { start, end };
+        let (a, b, c) = (span(0, 10), span(10, 20), span(20, 30));
+        let since = Hazards { reads: vec![a], writes: vec![b] };
+        assert!(since.conflict(&[b], &[c]), "read after write");
+        assert!(since.conflict(&[], &[b]), "write after write");
+        assert!(since.conflict(&[c], &[a]), "write after read");
+        assert!(since.conflict(&[span(19, 21)], &[]), "a byte in common is enough");
+        assert!(!since.conflict(&[a], &[c]), "two reads of the same go together");
+        assert!(!since.conflict(&[], &[]));
+    }
+}

@@ -1,0 +1,137 @@
+//! A logical device with one compute queue. Refuses devices that lack a needed feature, naming it. Everything that is
+//! made on the device (memory, pipelines, commands) holds it, so it is destroyed last.
+
+use std::sync::Arc;
+
+use ash::{khr, vk};
+
+use super::error::{VulkanError, check};
+use super::instance::{DeviceInfo, Instance, choose};
+
+/// How to open a device.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DeviceOptions<'a> {
+    /// Index, or part of the name; `None` for the best.
+    pub selector: Option<&'a str>,
+    /// Turn the validation layer on; its messages become errors.
+    pub validation: bool,
+    /// Upload through a staging buffer even where the processor could write the device's memory (for tests).
+    pub staged_uploads: bool,
+    /// Let the driver keep statistics of compiled kernels (registers, spills), where it can.
+    pub statistics: bool,
+}
+
+/// An open device.
+pub(super) struct Device {
+    pub raw: ash::Device,
+    pub queue: vk::Queue,
+    pub queue_family: u32,
+    pub info: DeviceInfo,
+    pub memory: vk::PhysicalDeviceMemoryProperties,
+    pub limits: vk::PhysicalDeviceLimits,
+    pub max_allocation_bytes: u64,
+    pub cache_uuid: [u8; vk::UUID_SIZE],
+    pub vendor_id: u32,
+    pub device_id: u32,
+    pub executable_properties: Option<khr::pipeline_executable_properties::Device>,
+    instance: Instance,
+}
+
+impl Device {
+    pub fn open(options: DeviceOptions<'_>) -> Result<Arc<Device>, VulkanError> {
+        let instance = Instance::new(options.validation)?;
+        let (handles, infos): (Vec<_>, Vec<_>) = instance.devices()?.into_iter().unzip();
+        let index = choose(&infos, options.selector)?;
+        let (physical, info) = (handles[index], infos[index].clone());
+        if !info.is_usable() {
+            return Err(VulkanError::Unusable { device: info.name, missing: info.missing });
+        }
+        // SAFETY: `physical` comes from `instance`, which is alive.
+        let (families, memory, known) = unsafe {
+            (
+                instance.raw.get_physical_device_queue_family_properties(physical),
+                instance.raw.get_physical_device_memory_properties(physical),
+                check(
+                    "vkEnumerateDeviceExtensionProperties",
+                    instance.raw.enumerate_device_extension_properties(physical),
+                )?,
+            )
+        };
+        let queue_family = compute_family(&families).ok_or_else(|| VulkanError::Unusable {
+            device: info.name.clone(),
+            missing: vec!["a compute queue".into()],
+        })?;
+        let with_statistics = options.statistics
+            && known.iter().any(|e| e.extension_name_as_c_str() == Ok(khr::pipeline_executable_properties::NAME));
+
+        let priorities = [1.0];
+        let queues =
+            [vk::DeviceQueueCreateInfo::default().queue_family_index(queue_family).queue_priorities(&priorities)];
+        let mut f11 = vk::PhysicalDeviceVulkan11Features::default().storage_buffer16_bit_access(true);
+        let mut f12 = vk::PhysicalDeviceVulkan12Features::default().buffer_device_address(true);
+        let mut f13 = vk::PhysicalDeviceVulkan13Features::default().synchronization2(true).maintenance4(true);
+        let mut statistics =
+            vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR::default().pipeline_executable_info(true);
+        let mut extensions = Vec::new();
+        let mut create = vk::DeviceCreateInfo::default()
+            .queue_create_infos(&queues)
+            .push_next(&mut f11)
+            .push_next(&mut f12)
+            .push_next(&mut f13);
+        if with_statistics {
+            extensions.push(khr::pipeline_executable_properties::NAME.as_ptr());
+            create = create.push_next(&mut statistics);
+        }
+        let create = create.enabled_extension_names(&extensions);
+        // SAFETY: every pointer in `create` is to a local that outlives the call; the features were found present.
+        let raw = check("vkCreateDevice", unsafe { instance.raw.create_device(physical, &create, None) })?;
+        // SAFETY: the device was created with one queue of this family.
+        let queue = unsafe { raw.get_device_queue(queue_family, 0) };
+        let mut p11 = vk::PhysicalDeviceVulkan11Properties::default();
+        let mut p13 = vk::PhysicalDeviceVulkan13Properties::default();
+        let mut properties = vk::PhysicalDeviceProperties2::default().push_next(&mut p11).push_next(&mut p13);
+        // SAFETY: `physical` knows Vulkan 1.3 and fills the chained structs.
+        unsafe { instance.raw.get_physical_device_properties2(physical, &mut properties) };
+        let basic = properties.properties;
+        let max_allocation_bytes = p11.max_memory_allocation_size.min(p13.max_buffer_size);
+        let executable_properties =
+            with_statistics.then(|| khr::pipeline_executable_properties::Device::new(&instance.raw, &raw));
+        Ok(Arc::new(Device {
+            raw,
+            queue,
+            queue_family,
+            info,
+            memory,
+            limits: basic.limits,
+            max_allocation_bytes,
+            cache_uuid: basic.pipeline_cache_uuid,
+            vendor_id: basic.vendor_id,
+            device_id: basic.device_id,
+            executable_properties,
+            instance,
+        }))
+    }
+
+    /// An error if the validation layer has objected since the last call.
+    pub fn check_validation(&self) -> Result<(), VulkanError> {
+        let messages = self.instance.take_messages();
+        if messages.is_empty() { Ok(()) } else { Err(VulkanError::Validation { messages }) }
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        // SAFETY: everything made on the device holds an `Arc` of it, so all of that is gone.
+        unsafe { self.raw.destroy_device(None) };
+    }
+}
+
+/// A family for compute alone where there is one (it runs beside the desktop's graphics), else any that computes.
+fn compute_family(families: &[vk::QueueFamilyProperties]) -> Option<u32> {
+    let with = |wanted: vk::QueueFlags, unwanted: vk::QueueFlags| {
+        families.iter().position(|f| f.queue_flags.contains(wanted) && !f.queue_flags.intersects(unwanted))
+    };
+    with(vk::QueueFlags::COMPUTE, vk::QueueFlags::GRAPHICS)
+        .or_else(|| with(vk::QueueFlags::COMPUTE, vk::QueueFlags::empty()))
+        .map(|i| i as u32)
+}

@@ -1,0 +1,108 @@
+//! Keys and values of the batch into a layer's cache, rounded to f16 (`f32_kv_store.comp`).
+
+use shaders::Kernel;
+
+use super::{Rows, check_indices, push_constants};
+use crate::backend::vulkan::commands::{ReadAddress, WriteAddress};
+use crate::backend::vulkan::{Gpu, Region, VulkanError};
+
+push_constants! {
+    struct Push {
+        k: ReadAddress,
+        v: ReadAddress,
+        k_cache: WriteAddress,
+        v_cache: WriteAddress,
+        slots: ReadAddress,
+        positions: ReadAddress,
+        n_head_kv: u32,
+        head_dim4: u32,
+        n_ctx: u32,
+        stride4: u32,
+    }
+}
+
+/// Keys and values of one layer, each `[n_seq, n_head_kv, n_ctx, head_dim] f16`.
+#[derive(Clone, Copy, Debug)]
+pub struct LayerCache {
+    /// Keys.
+    pub k: Region,
+    /// Values.
+    pub v: Region,
+}
+
+/// Shape of a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheShape {
+    /// Slots.
+    pub n_seq: usize,
+    /// Key/value heads.
+    pub n_head_kv: usize,
+    /// Positions per slot.
+    pub n_ctx: usize,
+    /// Elements per head, a multiple of 4.
+    pub head_dim: usize,
+}
+
+impl CacheShape {
+    /// Bytes of the keys (or the values) of one layer.
+    pub fn bytes(&self) -> u64 {
+        self.n_seq as u64 * self.n_head_kv as u64 * self.n_ctx as u64 * self.head_dim as u64 * 2
+    }
+
+    /// Checks that `cache` has this shape.
+    pub(super) fn check(&self, cache: &LayerCache) {
+        assert!(self.head_dim.is_multiple_of(4), "{self:?}");
+        assert!(self.bytes() <= cache.k.bytes.min(cache.v.bytes), "{self:?} in {cache:?}");
+        assert!(self.bytes() / 8 < 1 << 31, "kernels count the vec4s of a cache in 32 bits: {self:?}");
+    }
+}
+
+/// Which slot and position each token of the batch has, each `[n_tokens] u32`, below `n_seq` and `n_ctx`.
+#[derive(Clone, Copy, Debug)]
+pub struct Places<'r> {
+    /// Slots.
+    pub slots: &'r Region,
+    /// Positions.
+    pub positions: &'r Region,
+}
+
+impl Places<'_> {
+    pub(super) fn check(&self, n_tokens: usize) {
+        check_indices(self.slots, n_tokens, "slots");
+        check_indices(self.positions, n_tokens, "positions");
+    }
+}
+
+/// Records the stores of `k` and `v`, both `[n_tokens, n_head_kv * head_dim]`.
+pub fn record(
+    gpu: &mut Gpu,
+    k: Rows<'_>,
+    v: Rows<'_>,
+    places: &Places<'_>,
+    shape: CacheShape,
+    cache: &LayerCache,
+) -> Result<(), VulkanError> {
+    k.check("k");
+    v.check("v");
+    places.check(k.n_rows);
+    shape.check(cache);
+    assert_eq!((k.n_rows, k.width, k.stride), (v.n_rows, v.width, v.stride), "shapes of k and v");
+    assert_eq!(k.width, shape.n_head_kv * shape.head_dim, "width of k");
+    let workgroup = gpu.tuning.elementwise;
+    let pipeline = gpu.pipelines.get(Kernel::KvStore, &[workgroup])?;
+    let mut op = gpu.commands.op();
+    let push = Push {
+        k: op.reads(k.region),
+        v: op.reads(v.region),
+        k_cache: op.writes(&cache.k),
+        v_cache: op.writes(&cache.v),
+        slots: op.reads(places.slots),
+        positions: op.reads(places.positions),
+        n_head_kv: shape.n_head_kv as u32,
+        head_dim4: (shape.head_dim / 4) as u32,
+        n_ctx: shape.n_ctx as u32,
+        stride4: k.stride4("k"),
+    };
+    op.dispatch(pipeline, [(k.width as u32 / 4).div_ceil(workgroup), k.n_rows as u32, 2], &push);
+    Ok(())
+}

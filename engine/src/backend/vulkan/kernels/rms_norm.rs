@@ -1,0 +1,43 @@
+//! RMS norm of each group of `weight.cols` elements of a row (`f32_rms_norm.comp`).
+
+use shaders::Kernel;
+
+use super::{Rows, push_constants};
+use crate::backend::vulkan::commands::{ReadAddress, WriteAddress};
+use crate::backend::vulkan::{Gpu, VulkanError, Weight};
+
+push_constants! {
+    struct Push {
+        x: ReadAddress,
+        weight: ReadAddress,
+        dst: WriteAddress,
+        width: u32,
+        stride: u32,
+        eps: f32,
+        padding: u32,
+    }
+}
+
+/// Records `dst = rms_norm(x) · weight`; `x` and `dst` have one shape and may be one buffer. A row of several times
+/// `weight.cols` elements is as many groups (heads).
+pub fn record(gpu: &mut Gpu, x: Rows<'_>, weight: &Weight, eps: f32, dst: Rows<'_>) -> Result<(), VulkanError> {
+    x.check("x");
+    dst.check("dst");
+    assert_eq!((x.n_rows, x.width, x.stride), (dst.n_rows, dst.width, dst.stride), "shapes of x and dst");
+    assert_eq!((weight.rows, weight.ty), (1, shaders::WeightType::F32), "{} is a vector", weight.name);
+    assert!(x.width.is_multiple_of(weight.cols), "{} elements in groups of {}", x.width, weight.cols);
+    let pipeline = gpu.pipelines.get(Kernel::RmsNorm, &[gpu.tuning.norm])?;
+    let mut op = gpu.commands.op();
+    // In place, the memory is written; naming it as read as well does no harm.
+    let push = Push {
+        x: op.reads(x.region),
+        weight: weight.quants,
+        dst: op.writes(dst.region),
+        width: weight.cols as u32,
+        stride: x.stride as u32,
+        eps,
+        padding: 0,
+    };
+    op.dispatch(pipeline, [(x.width / weight.cols) as u32, x.n_rows as u32, 1], &push);
+    Ok(())
+}

@@ -1,0 +1,31 @@
+//! `gate = silu(gate) · up` (`f32_swiglu.comp`).
+
+use shaders::Kernel;
+
+use super::{Rows, flat_grid, push_constants};
+use crate::backend::vulkan::commands::{ReadAddress, WriteAddress};
+use crate::backend::vulkan::{Gpu, VulkanError};
+
+push_constants! {
+    struct Push {
+        gate: WriteAddress,
+        up: ReadAddress,
+        n4: u32,
+        padding: u32,
+    }
+}
+
+/// Records the product over whole rows: what lies between the width and the stride is finite, and stays so.
+pub fn record(gpu: &mut Gpu, gate: Rows<'_>, up: Rows<'_>) -> Result<(), VulkanError> {
+    gate.check("gate");
+    up.check("up");
+    assert_eq!((gate.n_rows, gate.width, gate.stride), (up.n_rows, up.width, up.stride), "shapes of gate and up");
+    let workgroup = gpu.tuning.elementwise;
+    let n4 = gate.n_rows as u32 * gate.stride4("gate");
+    let groups = flat_grid(n4.div_ceil(workgroup), gpu.max_groups());
+    let pipeline = gpu.pipelines.get(Kernel::Swiglu, &[workgroup])?;
+    let mut op = gpu.commands.op();
+    let push = Push { gate: op.writes(gate.region), up: op.reads(up.region), n4, padding: 0 };
+    op.dispatch(pipeline, groups, &push);
+    Ok(())
+}

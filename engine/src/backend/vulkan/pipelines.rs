@@ -1,0 +1,269 @@
+//! Compute pipelines by kernel and specialization constants, made on first use or ahead (`prepare`), and the driver's
+//! compiled code kept on disk between runs. The cache file is named by device, driver and a hash of all shaders, so a
+//! stale one is never read; a damaged one is ignored; it is written whole or not at all.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::{env, fs, process};
+
+use ash::vk;
+use rayon::prelude::*;
+use shaders::Kernel;
+
+use super::device::Device;
+use super::error::{VulkanError, check};
+
+/// First bytes of a cache file; then the checksum of the rest, then the driver's data.
+const CACHE_MAGIC: &[u8; 8] = b"aimovkpc";
+/// Largest cache file that is read: far more than the code of all kernels.
+const CACHE_MAX_BYTES: u64 = 64 << 20;
+
+/// A kernel with the values of its specialization constants 0, 1, 2 …
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Variant {
+    /// The kernel.
+    pub kernel: Kernel,
+    /// Its constants, by id.
+    pub constants: Vec<u32>,
+}
+
+/// A compiled variant; a plain handle, valid while its [`Pipelines`] lives.
+#[derive(Clone, Copy)]
+pub(super) struct Pipeline {
+    pub raw: vk::Pipeline,
+    pub layout: vk::PipelineLayout,
+    pub push_bytes: u32,
+}
+
+/// All pipelines of a device.
+pub(super) struct Pipelines {
+    device: Arc<Device>,
+    cache: vk::PipelineCache,
+    cache_file: Option<PathBuf>,
+    loaded_bytes: usize,
+    layouts: HashMap<u32, vk::PipelineLayout>,
+    made: HashMap<Variant, Pipeline>,
+}
+
+impl Pipelines {
+    pub fn new(device: Arc<Device>) -> Result<Pipelines, VulkanError> {
+        let cache_file = cache_folder().map(|folder| folder.join(cache_name(&device)));
+        let data = cache_file.as_deref().and_then(|path| read_cache(path, &device)).unwrap_or_default();
+        let info = vk::PipelineCacheCreateInfo::default().initial_data(&data);
+        // SAFETY: the device is alive; the data passed our checksum and carries this driver's own header.
+        let cache = check("vkCreatePipelineCache", unsafe { device.raw.create_pipeline_cache(&info, None) })?;
+        let loaded_bytes = data.len();
+        Ok(Pipelines { device, cache, cache_file, loaded_bytes, layouts: HashMap::new(), made: HashMap::new() })
+    }
+
+    /// The pipeline of `kernel` with these constants.
+    pub fn get(&mut self, kernel: Kernel, constants: &[u32]) -> Result<Pipeline, VulkanError> {
+        let variant = Variant { kernel, constants: constants.to_vec() };
+        if let Some(pipeline) = self.made.get(&variant) {
+            return Ok(*pipeline);
+        }
+        let layout = self.layout(kernel)?;
+        let pipeline = self.compile(&variant, layout)?;
+        self.made.insert(variant, pipeline);
+        Ok(pipeline)
+    }
+
+    /// Makes all of `variants` at once, on all cores.
+    pub fn prepare(&mut self, variants: &[Variant]) -> Result<(), VulkanError> {
+        let missing: Vec<&Variant> = variants.iter().filter(|v| !self.made.contains_key(v)).collect();
+        let layouts: Vec<_> = missing.iter().map(|v| self.layout(v.kernel)).collect::<Result<_, _>>()?;
+        let this = &*self;
+        let made: Vec<_> = missing.into_par_iter().zip(layouts).map(|(v, l)| (v.clone(), this.compile(v, l))).collect();
+        // Every pipeline that was made is kept before an error is looked at, so that none leaks.
+        let mut outcome = Ok(());
+        for (variant, result) in made {
+            match result {
+                Ok(pipeline) => _ = self.made.insert(variant, pipeline),
+                Err(error) => outcome = Err(error),
+            }
+        }
+        outcome
+    }
+
+    /// The driver's statistics of a variant (registers, spills, code size), where it gives them.
+    pub fn statistics(&mut self, variant: &Variant) -> Result<Vec<(String, f64)>, VulkanError> {
+        let pipeline = self.get(variant.kernel, &variant.constants)?;
+        let Some(functions) = &self.device.executable_properties else { return Ok(Vec::new()) };
+        let info = vk::PipelineExecutableInfoKHR::default().pipeline(pipeline.raw).executable_index(0);
+        // SAFETY: the pipeline was made with statistics and has one executable, its compute stage.
+        let all = unsafe { functions.get_pipeline_executable_statistics(&info) };
+        let all = check("vkGetPipelineExecutableStatisticsKHR", all)?;
+        Ok(all.iter().map(statistic).collect())
+    }
+
+    /// Writes the driver's compiled code to disk if there is more of it than was read. A cache is a convenience: if
+    /// it can't be written, the next start is slower and nothing else.
+    pub fn save(&mut self) {
+        let Some(path) = &self.cache_file else { return };
+        // SAFETY: cache and device are alive.
+        let Ok(data) = (unsafe { self.device.raw.get_pipeline_cache_data(self.cache) }) else { return };
+        if data.len() > self.loaded_bytes && write_cache(path, &data).is_ok() {
+            self.loaded_bytes = data.len();
+        }
+    }
+
+    fn layout(&mut self, kernel: Kernel) -> Result<(vk::PipelineLayout, u32), VulkanError> {
+        let bytes = shaders::reflect::interface(shaders::spirv(kernel)).push_bytes().next_multiple_of(8);
+        if let Some(layout) = self.layouts.get(&bytes) {
+            return Ok((*layout, bytes));
+        }
+        let ranges = [vk::PushConstantRange { stage_flags: vk::ShaderStageFlags::COMPUTE, offset: 0, size: bytes }];
+        let info = vk::PipelineLayoutCreateInfo::default().push_constant_ranges(&ranges);
+        // SAFETY: the device is alive and `info` complete.
+        let layout = check("vkCreatePipelineLayout", unsafe { self.device.raw.create_pipeline_layout(&info, None) })?;
+        self.layouts.insert(bytes, layout);
+        Ok((layout, bytes))
+    }
+
+    fn compile(
+        &self,
+        variant: &Variant,
+        (layout, push_bytes): (vk::PipelineLayout, u32),
+    ) -> Result<Pipeline, VulkanError> {
+        let raw = &self.device.raw;
+        let fail = |result| match result {
+            vk::Result::ERROR_DEVICE_LOST => VulkanError::DeviceLost { during: "vkCreateComputePipelines" },
+            result => VulkanError::Pipeline { kernel: variant.kernel.name(), result },
+        };
+        let code = vk::ShaderModuleCreateInfo::default().code(shaders::spirv(variant.kernel));
+        // SAFETY: the code is a whole SPIR-V module, compiled and checked when this program was built.
+        let module = unsafe { raw.create_shader_module(&code, None) }.map_err(fail)?;
+        let entries: Vec<_> = (0..variant.constants.len() as u32)
+            .map(|i| vk::SpecializationMapEntry { constant_id: i, offset: 4 * i, size: 4 })
+            .collect();
+        let constants =
+            vk::SpecializationInfo::default().map_entries(&entries).data(bytemuck::cast_slice(&variant.constants));
+        let stage = vk::PipelineShaderStageCreateInfo::default()
+            .stage(vk::ShaderStageFlags::COMPUTE)
+            .module(module)
+            .name(c"main")
+            .specialization_info(&constants);
+        let flags = if self.device.executable_properties.is_some() {
+            vk::PipelineCreateFlags::CAPTURE_STATISTICS_KHR
+        } else {
+            vk::PipelineCreateFlags::empty()
+        };
+        let info = [vk::ComputePipelineCreateInfo::default().flags(flags).stage(stage).layout(layout)];
+        // SAFETY: module, layout and cache are alive; the cache is synchronised by the driver; the module may be
+        // destroyed once the pipeline exists.
+        let result = unsafe {
+            let result = raw.create_compute_pipelines(self.cache, &info, None);
+            raw.destroy_shader_module(module, None);
+            result
+        };
+        let pipelines = result.map_err(|(_, result)| fail(result))?;
+        Ok(Pipeline { raw: pipelines[0], layout, push_bytes })
+    }
+}
+
+impl Drop for Pipelines {
+    fn drop(&mut self) {
+        self.save();
+        // SAFETY: no submit is running: the commands were dropped before.
+        unsafe {
+            self.made.values().for_each(|p| self.device.raw.destroy_pipeline(p.raw, None));
+            self.layouts.values().for_each(|&l| self.device.raw.destroy_pipeline_layout(l, None));
+            self.device.raw.destroy_pipeline_cache(self.cache, None);
+        }
+    }
+}
+
+fn statistic(s: &vk::PipelineExecutableStatisticKHR<'_>) -> (String, f64) {
+    let name = s.name_as_c_str().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    // SAFETY: `format` says which member of the union the driver has written.
+    let value = unsafe {
+        match s.format {
+            vk::PipelineExecutableStatisticFormatKHR::BOOL32 => f64::from(s.value.b32),
+            vk::PipelineExecutableStatisticFormatKHR::INT64 => s.value.i64 as f64,
+            vk::PipelineExecutableStatisticFormatKHR::UINT64 => s.value.u64 as f64,
+            _ => s.value.f64,
+        }
+    };
+    (name, value)
+}
+
+/// `aimo-engine` in the user's cache folder.
+fn cache_folder() -> Option<PathBuf> {
+    let absolute = |name: &str| env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+    let base = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")))?;
+    Some(base.join("aimo-engine"))
+}
+
+fn cache_name(device: &Device) -> String {
+    let uuid: String = device.cache_uuid.iter().map(|b| format!("{b:02x}")).collect();
+    let (vendor, model, driver) = (device.vendor_id, device.device_id, device.info.driver_version);
+    format!("pipelines-{vendor:04x}-{model:04x}-{driver:08x}-{uuid}-{:016x}.bin", shaders::HASH)
+}
+
+/// The driver's data in the cache file, if the file is whole and of this device.
+fn read_cache(path: &Path, device: &Device) -> Option<Vec<u8>> {
+    if fs::metadata(path).ok()?.len() > CACHE_MAX_BYTES {
+        return None;
+    }
+    let data = unpack(&fs::read(path).ok()?)?.to_vec();
+    // The header that every driver's data starts with: length, version 1, vendor, device, UUID.
+    let word = |at: usize| data.get(at..at + 4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    let ours = word(4)? == 1
+        && word(8)? == device.vendor_id
+        && word(12)? == device.device_id
+        && data.get(16..32)? == device.cache_uuid;
+    ours.then_some(data)
+}
+
+fn write_cache(path: &Path, data: &[u8]) -> std::io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let draft = path.with_extension(format!("{}.tmp", process::id()));
+    let written = fs::write(&draft, pack(data)).and_then(|()| fs::rename(&draft, path));
+    if written.is_err() {
+        _ = fs::remove_file(&draft);
+    }
+    written
+}
+
+fn pack(data: &[u8]) -> Vec<u8> {
+    [CACHE_MAGIC.as_slice(), &checksum(data).to_le_bytes(), data].concat()
+}
+
+fn unpack(file: &[u8]) -> Option<&[u8]> {
+    let (sum, data) = file.strip_prefix(CACHE_MAGIC.as_slice())?.split_first_chunk::<8>()?;
+    (u64::from_le_bytes(*sum) == checksum(data)).then_some(data)
+}
+
+/// FNV-1a, 64 bits: against damage, not against malice.
+fn checksum(data: &[u8]) -> u64 {
+    data.iter().fold(0xcbf2_9ce4_8422_2325, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_cache_file_is_not_used() {
+        let file = pack(b"compiled code");
+        assert_eq!(unpack(&file), Some(&b"compiled code"[..]));
+        for n in 0..file.len() {
+            assert_eq!(unpack(&file[..n]), None, "cut to {n} bytes");
+            let mut bad = file.clone();
+            bad[n] ^= 1;
+            assert_eq!(unpack(&bad), None, "bit flipped in byte {n}");
+        }
+    }
+
+    #[test]
+    fn a_cache_file_is_replaced_whole() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("new").join("cache.bin");
+        write_cache(&path, b"one").expect("written");
+        write_cache(&path, b"two").expect("replaced");
+        assert_eq!(unpack(&fs::read(&path).expect("readable")), Some(&b"two"[..]));
+        assert_eq!(fs::read_dir(path.parent().expect("a folder")).expect("readable").count(), 1, "no drafts are left");
+    }
+}

@@ -1,0 +1,71 @@
+//! Sizes of workgroups and tiles for a device: the one place that decides them. All are specialization constants, so
+//! another choice needs no new shader.
+
+use super::instance::DeviceInfo;
+
+/// Tile of the matrix product: `block_rows × block_tokens` per workgroup, `thread_rows × thread_tokens` per
+/// invocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MatmulTile {
+    /// Rows of the weight per workgroup.
+    pub block_rows: u32,
+    /// Tokens per workgroup.
+    pub block_tokens: u32,
+    /// Rows per invocation.
+    pub thread_rows: u32,
+    /// Tokens per invocation.
+    pub thread_tokens: u32,
+}
+
+impl MatmulTile {
+    /// Invocations per workgroup.
+    pub fn workgroup(self) -> u32 {
+        self.block_rows / self.thread_rows * (self.block_tokens / self.thread_tokens)
+    }
+
+    /// Bytes of shared memory: 32 weights or activations for each row and token, and one column of padding each.
+    pub fn shared_bytes(self) -> u32 {
+        32 * 4 * (self.block_rows + self.block_tokens + 2)
+    }
+}
+
+/// The sizes used on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// Invocations per workgroup of element-wise kernels.
+    pub elementwise: u32,
+    /// Invocations per workgroup of norms.
+    pub norm: u32,
+    /// Invocations per workgroup of attention: a quarter of the largest head at least.
+    pub attention: u32,
+    /// Invocations per workgroup of matrix–vector products.
+    pub matvec: u32,
+    /// Rows per workgroup of matrix–vector products of one or two columns, and of more.
+    pub matvec_rows: [u32; 2],
+    /// From this number of tokens on, the tiled product is used.
+    pub matmul_from: usize,
+    /// Its tile.
+    pub matmul: MatmulTile,
+}
+
+impl Tuning {
+    /// The sizes for `info`. A matrix–vector workgroup is one subgroup: its sums need no shared memory.
+    pub fn of(info: &DeviceInfo) -> Tuning {
+        let tile = MatmulTile { block_rows: 64, block_tokens: 64, thread_rows: 4, thread_tokens: 4 };
+        let small_tile = MatmulTile { block_rows: 32, block_tokens: 32, thread_rows: 4, thread_tokens: 2 };
+        let general = Tuning {
+            elementwise: 128,
+            norm: 256,
+            attention: 128,
+            matvec: info.subgroup_size.clamp(32, 64),
+            matvec_rows: [2, 2],
+            matmul_from: 9,
+            matmul: if tile.shared_bytes() <= info.shared_bytes { tile } else { small_tile },
+        };
+        if !info.is_cpu() {
+            return general;
+        }
+        // Software runs a subgroup as one thread of vector instructions: few invocations with much work each.
+        Tuning { elementwise: 64, norm: 32, attention: 64, matvec: info.subgroup_size, matvec_rows: [4, 2], ..general }
+    }
+}

@@ -1,0 +1,364 @@
+//! Every kernel on the software device, under the validation layers, against its plain f64 twin: all weight types,
+//! odd sizes, one token, partial tiles, contexts that cross workgroups.
+
+mod vulkan_support;
+
+use engine::backend::vulkan::kernels::kv_store::{CacheShape, LayerCache, Places};
+use engine::backend::vulkan::kernels::linear::Product;
+use engine::backend::vulkan::kernels::rope::Rotation;
+use engine::backend::vulkan::kernels::{attention, embed, gather, kv_store, linear, rms_norm, rope, swiglu};
+use engine::backend::vulkan::{DeviceOptions, Gpu, MatmulTile, MemoryUse, Tuning};
+use engine::gguf::GgmlType;
+use engine::model::RopeLayout;
+use half::f16;
+use vulkan_support::{
+    Matrix, Random, TestWeight, UNTOUCHED, assert_close, gpu, indices, largest, run, software_device,
+};
+
+#[test]
+fn embed_decodes_rows_of_every_type() {
+    let (mut gpu, mut random) = (gpu(), Random(1));
+    for ty in GgmlType::ALL {
+        let cols = if ty.block_len() == 1 { 100 } else { 512 };
+        let table = TestWeight::random(&mut random, ty, 7, cols);
+        let weight = table.upload(&mut gpu, "table");
+        for tokens in [&[3][..], &[6, 0, 6, 5, 1]] {
+            let ids = indices(&mut gpu, tokens);
+            let x = Matrix::untouched(&mut gpu, tokens.len(), cols);
+            run(&mut gpu, &format!("embed {ty}"), |g| embed::record(g, &weight, &ids, x.rows()));
+            let want: Vec<f64> = tokens.iter().flat_map(|&t| table.row(t as usize)).map(|&v| f64::from(v)).collect();
+            // The twin rounds `d * q + m` twice, the kernel may once.
+            let tolerance = 1e-6 * largest(&want);
+            assert_close(&format!("embed {ty}"), &x.read(), &want, |_| tolerance);
+        }
+    }
+}
+
+#[test]
+fn rms_norm_of_rows_and_of_heads() {
+    let (mut gpu, mut random) = (gpu(), Random(2));
+    // (tokens, groups per row, elements per group): rows of a block, then heads of Qwen3.
+    for (n, groups, width) in [(1, 1, 896), (3, 1, 5), (2, 1, 1537), (1, 14, 64), (3, 2, 128), (33, 1, 64)] {
+        let what = format!("rms_norm {n} × {groups} × {width}");
+        let values = random.values(n * groups * width);
+        let gain = random.values(width);
+        let weight = TestWeight::vector(&gain).upload(&mut gpu, "norm");
+        let x = Matrix::new(&mut gpu, n, groups * width, &values);
+        let dst = Matrix::untouched(&mut gpu, n, groups * width);
+        let eps = 1e-5f32;
+        run(&mut gpu, &what, |g| rms_norm::record(g, x.rows(), &weight, eps, dst.rows()));
+        let want: Vec<f64> = values
+            .chunks_exact(width)
+            .flat_map(|group| {
+                let mean = group.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / width as f64;
+                let scale = 1.0 / (mean + f64::from(eps)).sqrt();
+                group.iter().zip(&gain).map(move |(&v, &w)| f64::from(v) * scale * f64::from(w)).collect::<Vec<_>>()
+            })
+            .collect();
+        let tolerance = 1e-5 * largest(&want);
+        assert_close(&what, &dst.read(), &want, |_| tolerance);
+        run(&mut gpu, &what, |g| rms_norm::record(g, x.rows(), &weight, eps, x.rows()));
+        assert_eq!(x.read(), dst.read(), "{what}: the same in place");
+    }
+}
+
+/// Runs one product and compares it with f64.
+fn check_product(
+    gpu: &mut Gpu,
+    random: &mut Random,
+    weight: &TestWeight,
+    n: usize,
+    (with_bias, accumulate): (bool, bool),
+    record: impl Fn(&mut Gpu, &Product<'_>) -> Result<(), engine::backend::vulkan::VulkanError>,
+) {
+    let (ty, rows, cols) = (weight.ty, weight.rows, weight.cols);
+    let what = format!("{n} tokens × {ty} [{rows}, {cols}], bias {with_bias}, accumulate {accumulate}");
+    let on_device = weight.upload(gpu, "weight");
+    let (values, before) = (random.values(n * cols), random.values(n * rows));
+    let bias_values = random.values(rows);
+    let bias = with_bias.then(|| TestWeight::vector(&bias_values).upload(gpu, "bias"));
+    let x = Matrix::new(gpu, n, cols, &values);
+    let dst = Matrix::new(gpu, n, rows, &before);
+    let product = Product { x: x.rows(), weight: &on_device, bias: bias.as_ref(), dst: dst.rows(), accumulate };
+    run(gpu, &what, |g| record(g, &product));
+    let (mut want, mut size) = (Vec::new(), Vec::new());
+    for t in 0..n {
+        for r in 0..rows {
+            let terms =
+                values[t * cols..][..cols].iter().zip(weight.row(r)).map(|(&a, &b)| f64::from(a) * f64::from(b));
+            let (sum, absolute) = terms.fold((0.0, 0.0), |(s, a), v| (s + v, a + v.abs()));
+            let bias = if with_bias { f64::from(bias_values[r]) } else { 0.0 };
+            let old = if accumulate { f64::from(before[t * rows + r]) } else { 0.0 };
+            want.push(sum + bias + old);
+            size.push(absolute + bias.abs() + old.abs());
+        }
+    }
+    // f32 sums in another order, and weights that may be rounded once less.
+    assert_close(&what, &dst.read(), &want, |i| 2e-5 * size[i]);
+}
+
+#[test]
+fn matrix_vector_products_of_every_type_and_number_of_columns() {
+    let (mut gpu, mut random) = (gpu(), Random(3));
+    for ty in GgmlType::ALL {
+        // A width that leaves lanes idle, and one that takes several rounds.
+        let widths = if ty.block_len() == 1 { [20, 136] } else { [256, 768] };
+        for (n, rows, cols) in [(1, 67, widths[0]), (2, 9, widths[1]), (3, 5, widths[0]), (8, 33, widths[1])] {
+            let weight = TestWeight::random(&mut random, ty, rows, cols);
+            for options in [(false, false), (true, true)] {
+                check_product(&mut gpu, &mut random, &weight, n, options, linear::record_matvec);
+            }
+        }
+    }
+}
+
+#[test]
+fn matrix_vector_products_of_more_tokens_than_columns() {
+    let (mut gpu, mut random) = (gpu(), Random(4));
+    for n in [9, 16, 33] {
+        let weight = TestWeight::random(&mut random, GgmlType::Q8_0, 21, 96);
+        check_product(&mut gpu, &mut random, &weight, n, (true, false), linear::record_matvec);
+    }
+}
+
+#[test]
+fn a_matrix_of_one_row_is_a_matrix_too() {
+    let (mut gpu, mut random) = (gpu(), Random(5));
+    for ty in [GgmlType::Q4_K, GgmlType::F16] {
+        let weight = TestWeight::random(&mut random, ty, 1, 256);
+        check_product(&mut gpu, &mut random, &weight, 2, (false, false), linear::record_matvec);
+    }
+}
+
+#[test]
+fn tiled_products_of_every_type() {
+    let (mut gpu, mut random) = (gpu(), Random(6));
+    for ty in GgmlType::ALL {
+        // Rows, columns and tokens that don't fill the last tile.
+        let widths = if ty.block_len() == 1 { [20, 136] } else { [256, 512] };
+        for (n, rows, cols) in [(9, 130, widths[1]), (70, 33, widths[0])] {
+            let weight = TestWeight::random(&mut random, ty, rows, cols);
+            for options in [(false, true), (true, false)] {
+                check_product(&mut gpu, &mut random, &weight, n, options, linear::record_matmul);
+            }
+        }
+    }
+}
+
+#[test]
+fn products_with_other_workgroups_and_tiles_give_the_same() {
+    let (mut gpu, mut random) = (gpu(), Random(7));
+    let usual = *gpu.tuning();
+    let tile = |block_rows, block_tokens, thread_rows, thread_tokens| MatmulTile {
+        block_rows,
+        block_tokens,
+        thread_rows,
+        thread_tokens,
+    };
+    // Several subgroups per workgroup, as on a GPU whose subgroups are smaller than the workgroup.
+    for (matvec, rows, matmul) in [(64, [2, 2], tile(32, 32, 4, 2)), (32, [1, 8], tile(16, 64, 2, 8))] {
+        gpu.set_tuning(Tuning { matvec, matvec_rows: rows, matmul, ..usual });
+        let weight = TestWeight::random(&mut random, GgmlType::Q5_K, 70, 512);
+        for n in [1, 8] {
+            check_product(&mut gpu, &mut random, &weight, n, (true, true), linear::record_matvec);
+        }
+        check_product(&mut gpu, &mut random, &weight, 35, (true, true), linear::record_matmul);
+    }
+}
+
+#[test]
+fn uploads_through_a_staging_buffer_arrive() {
+    let selector = software_device();
+    let options =
+        DeviceOptions { selector: Some(&selector), validation: true, staged_uploads: true, ..DeviceOptions::default() };
+    let mut gpu = Gpu::open(options).expect("the software device");
+    let mut random = Random(8);
+    for ty in [GgmlType::Q5_0, GgmlType::Q6_K, GgmlType::F16] {
+        let weight = TestWeight::random(&mut random, ty, 5, 256);
+        check_product(&mut gpu, &mut random, &weight, 1, (false, false), linear::record_matvec);
+    }
+    // Larger than the staging buffer of 32 MiB: two copies.
+    let row = TestWeight::random(&mut random, GgmlType::Q8_0, 1, 4096);
+    let rows = (40 << 20) / row.bytes.len();
+    let large = TestWeight::from_bytes(GgmlType::Q8_0, rows, 4096, row.bytes.repeat(rows));
+    let weight = large.upload(&mut gpu, "large");
+    let values = random.values(4096);
+    let x = Matrix::new(&mut gpu, 1, 4096, &values);
+    let dst = Matrix::untouched(&mut gpu, 1, rows);
+    let product = Product { x: x.rows(), weight: &weight, bias: None, dst: dst.rows(), accumulate: false };
+    run(&mut gpu, "large product", |g| linear::record_matvec(g, &product));
+    let got = dst.read();
+    assert!(got.iter().all(|&v| v == got[0] && v != UNTOUCHED), "all rows are the same");
+}
+
+#[test]
+fn rope_rotates_pairs_of_both_layouts() {
+    let (mut gpu, mut random) = (gpu(), Random(9));
+    for (layout, heads, head_dim, n_pairs) in [
+        (RopeLayout::Neox, 14, 64, 32),
+        (RopeLayout::Interleaved, 3, 128, 64),
+        (RopeLayout::Neox, 2, 64, 16),
+        (RopeLayout::Interleaved, 5, 20, 8),
+    ] {
+        for n in [1, 3, 33] {
+            let what = format!("rope {layout:?} {n} × {heads} × {head_dim}, {n_pairs} pairs");
+            let values = random.values(n * heads * head_dim);
+            let angles: Vec<f64> = (0..n * n_pairs).map(|_| f64::from(random.signed()) * 100.0).collect();
+            let cos_sin: Vec<f32> = angles
+                .chunks_exact(n_pairs)
+                .flat_map(|a| a.iter().map(|v| v.cos() as f32).chain(a.iter().map(|v| v.sin() as f32)))
+                .collect();
+            let x = Matrix::new(&mut gpu, n, heads * head_dim, &values);
+            let table = Matrix::new(&mut gpu, 1, cos_sin.len(), &cos_sin);
+            let rotation = Rotation { cos_sin: &table.region, n_pairs, head_dim, layout };
+            run(&mut gpu, &what, |g| rope::record(g, x.rows(), &rotation));
+            let mut want: Vec<f64> = values.iter().map(|&v| f64::from(v)).collect();
+            for (h, head) in want.chunks_exact_mut(head_dim).enumerate() {
+                for p in 0..n_pairs {
+                    let (a, b) = match layout {
+                        RopeLayout::Neox => (p, p + n_pairs),
+                        RopeLayout::Interleaved => (2 * p, 2 * p + 1),
+                    };
+                    let (sin, cos) = angles[h / heads * n_pairs + p].sin_cos();
+                    (head[a], head[b]) = (head[a] * cos - head[b] * sin, head[a] * sin + head[b] * cos);
+                }
+            }
+            assert_close(&what, &x.read(), &want, |_| 1e-6);
+        }
+    }
+}
+
+/// A cache with random keys and values in every place, as f16, and the same as f64.
+struct Cache {
+    layer: LayerCache,
+    k: Vec<f64>,
+    v: Vec<f64>,
+}
+
+impl Cache {
+    fn random(gpu: &mut Gpu, random: &mut Random, shape: CacheShape) -> Cache {
+        let mut half = |what: &str| {
+            let mut region = gpu.allocate(MemoryUse::Device, shape.bytes(), what).expect("memory");
+            let values: Vec<f16> = random.values(shape.bytes() as usize / 2).into_iter().map(f16::from_f32).collect();
+            region.write()[..shape.bytes() as usize].copy_from_slice(bytemuck::cast_slice(&values));
+            (region, values.into_iter().map(f64::from).collect())
+        };
+        let ((k_region, k), (v_region, v)) = (half("keys"), half("values"));
+        Cache { layer: LayerCache { k: k_region, v: v_region }, k, v }
+    }
+}
+
+#[test]
+fn kv_store_rounds_to_the_nearest_half_and_touches_nothing_else() {
+    let (mut gpu, mut random) = (gpu(), Random(10));
+    for (shape, places) in [
+        (CacheShape { n_seq: 1, n_head_kv: 2, n_ctx: 5, head_dim: 64 }, vec![(0, 4)]),
+        (CacheShape { n_seq: 3, n_head_kv: 3, n_ctx: 9, head_dim: 20 }, vec![(0, 0), (2, 8), (1, 3), (2, 7)]),
+    ] {
+        let what = format!("kv_store {shape:?}");
+        let cache = Cache::random(&mut gpu, &mut random, shape);
+        let (n, width) = (places.len(), shape.n_head_kv * shape.head_dim);
+        // Includes values that truncation would get wrong, and some that overflow f16.
+        let values: Vec<Vec<f32>> = (0..2)
+            .map(|_| (0..n * width).map(|i| random.signed() * [1.0, 1e-6, 1e5, 300.0][i % 4]).collect())
+            .collect();
+        let (k, v) = (Matrix::new(&mut gpu, n, width, &values[0]), Matrix::new(&mut gpu, n, width, &values[1]));
+        let slots = indices(&mut gpu, &places.iter().map(|p| p.0).collect::<Vec<u32>>());
+        let positions = indices(&mut gpu, &places.iter().map(|p| p.1).collect::<Vec<u32>>());
+        let at = Places { slots: &slots, positions: &positions };
+        run(&mut gpu, &what, |g| kv_store::record(g, k.rows(), v.rows(), &at, shape, &cache.layer));
+        for (region, values, before) in [(cache.layer.k, &values[0], &cache.k), (cache.layer.v, &values[1], &cache.v)] {
+            let mut want: Vec<f16> = before.iter().map(|&v| f16::from_f64(v)).collect();
+            for (t, &(slot, pos)) in places.iter().enumerate() {
+                for h in 0..shape.n_head_kv {
+                    let row = (slot as usize * shape.n_head_kv + h) * shape.n_ctx + pos as usize;
+                    for d in 0..shape.head_dim {
+                        want[row * shape.head_dim + d] = f16::from_f32(values[t * width + h * shape.head_dim + d]);
+                    }
+                }
+            }
+            let got: &[f16] = bytemuck::cast_slice(&region.read()[..shape.bytes() as usize]);
+            assert!(got == want, "{what}: exactly the rounded values, only there");
+        }
+    }
+}
+
+#[test]
+fn attention_over_contexts_that_cross_workgroups() {
+    let (mut gpu, mut random) = (gpu(), Random(11));
+    // (query heads, key/value heads, head size, positions of the tokens with their slots)
+    let cases: [(usize, usize, usize, &[(u32, u32)]); 6] = [
+        (14, 2, 64, &[(0, 0)]),
+        (4, 4, 128, &[(1, 62), (0, 63), (1, 64)]),
+        (8, 1, 64, &[(0, 199)]),
+        (6, 2, 80, &[(0, 127), (1, 128), (0, 5)]),
+        (2, 1, 256, &[(1, 70)]),
+        (3, 3, 20, &[(0, 0), (0, 1), (0, 2), (1, 130)]),
+    ];
+    for (n_head, n_head_kv, head_dim, places) in cases {
+        let what = format!("attention {n_head}/{n_head_kv} × {head_dim} at {places:?}");
+        let shape = CacheShape { n_seq: 2, n_head_kv, n_ctx: 200, head_dim };
+        let cache = Cache::random(&mut gpu, &mut random, shape);
+        let (n, width) = (places.len(), n_head * head_dim);
+        // Scores that differ by much more than exp's range of one workgroup.
+        let values: Vec<f32> = random.values(n * width).into_iter().map(|v| v * 8.0).collect();
+        let q = Matrix::new(&mut gpu, n, width, &values);
+        let dst = Matrix::untouched(&mut gpu, n, width);
+        let slots = indices(&mut gpu, &places.iter().map(|p| p.0).collect::<Vec<u32>>());
+        let positions = indices(&mut gpu, &places.iter().map(|p| p.1).collect::<Vec<u32>>());
+        let at = Places { slots: &slots, positions: &positions };
+        run(&mut gpu, &what, |g| attention::record(g, q.rows(), &at, shape, &cache.layer, dst.rows()));
+        let mut want = Vec::new();
+        for (t, &(slot, pos)) in places.iter().enumerate() {
+            for h in 0..n_head {
+                let query = &values[t * width + h * head_dim..][..head_dim];
+                let first = (slot as usize * n_head_kv + h / (n_head / n_head_kv)) * shape.n_ctx;
+                let row = |all: &[f64], p: usize| all[(first + p) * head_dim..][..head_dim].to_vec();
+                let scores: Vec<f64> = (0..=pos as usize)
+                    .map(|p| row(&cache.k, p).iter().zip(query).map(|(k, &q)| k * f64::from(q)).sum::<f64>())
+                    .map(|s| s / (head_dim as f64).sqrt())
+                    .collect();
+                let max = scores.iter().copied().fold(f64::MIN, f64::max);
+                let exps: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+                let total: f64 = exps.iter().sum();
+                let mut out = vec![0.0; head_dim];
+                for (p, e) in exps.iter().enumerate() {
+                    out.iter_mut().zip(row(&cache.v, p)).for_each(|(o, v)| *o += e / total * v);
+                }
+                want.extend(out);
+            }
+        }
+        assert_close(&what, &dst.read(), &want, |_| 2e-5);
+    }
+}
+
+#[test]
+fn swiglu_also_of_large_values() {
+    let (mut gpu, mut random) = (gpu(), Random(12));
+    for (n, width) in [(1, 4864), (3, 7), (33, 100)] {
+        let gate_values: Vec<f32> = (0..n * width).map(|i| random.signed() * [1.0, 10.0, 200.0, 0.01][i % 4]).collect();
+        let up_values = random.values(n * width);
+        let (gate, up) = (Matrix::new(&mut gpu, n, width, &gate_values), Matrix::new(&mut gpu, n, width, &up_values));
+        run(&mut gpu, "swiglu", |g| swiglu::record(g, gate.rows(), up.rows()));
+        let want: Vec<f64> = gate_values
+            .iter()
+            .zip(&up_values)
+            .map(|(&g, &u)| f64::from(g) / (1.0 + (-f64::from(g)).exp()) * f64::from(u))
+            .collect();
+        assert_close(&format!("swiglu {n} × {width}"), &gate.read(), &want, |i| 1e-5 * want[i].abs() + 1e-30);
+    }
+}
+
+#[test]
+fn gather_copies_the_named_rows() {
+    let (mut gpu, mut random) = (gpu(), Random(13));
+    for (n, width, rows) in [(1, 64, vec![0]), (9, 100, vec![8, 0, 3]), (33, 896, vec![32])] {
+        let values = random.values(n * width);
+        let x = Matrix::new(&mut gpu, n, width, &values);
+        let at = indices(&mut gpu, &rows);
+        let dst = Matrix::untouched(&mut gpu, rows.len(), width);
+        run(&mut gpu, "gather", |g| gather::record(g, x.rows(), &at, dst.rows()));
+        let want: Vec<f32> = rows.iter().flat_map(|&r| values[r as usize * width..][..width].to_vec()).collect();
+        assert_eq!(dst.read(), want, "rows {rows:?} of {n}");
+    }
+}

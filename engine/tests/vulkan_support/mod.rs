@@ -1,0 +1,187 @@
+//! What the Vulkan tests share: the software device with validation on, random weights and activations, buffers in
+//! and out, and comparison with a stated tolerance.
+
+use engine::backend::TensorView;
+use engine::backend::vulkan::kernels::Rows;
+use engine::backend::vulkan::{DeviceKind, DeviceOptions, Gpu, MemoryUse, Region, VulkanError, Weight, devices};
+use engine::gguf::GgmlType;
+use engine::quant::dequantize_row;
+use half::f16;
+
+/// Index of the software device (lavapipe). These tests fail without it: `cargo xtask test` installs it.
+pub fn software_device() -> String {
+    let wanted = "the Vulkan tests need lavapipe (Debian and Ubuntu: packages libvulkan1, mesa-vulkan-drivers)";
+    let all = devices().unwrap_or_else(|e| panic!("{wanted}: {e}"));
+    let lavapipe = all.iter().find(|d| d.kind == DeviceKind::Cpu && d.is_usable());
+    lavapipe.unwrap_or_else(|| panic!("{wanted}; there are {all:?}")).index.to_string()
+}
+
+/// The software device, under the validation layers.
+pub fn gpu() -> Gpu {
+    let selector = software_device();
+    let options = DeviceOptions { selector: Some(&selector), validation: true, ..DeviceOptions::default() };
+    match Gpu::open(options) {
+        Err(e @ VulkanError::ValidationLayerMissing) => panic!("the Vulkan tests run under validation: {e}"),
+        other => other.unwrap_or_else(|e| panic!("{e}")),
+    }
+}
+
+/// SplitMix64: the same numbers in every run.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in -1 .. 1.
+    pub fn signed(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.bits() % n as u64) as usize
+    }
+
+    pub fn values(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.signed()).collect()
+    }
+}
+
+/// A random weight as it lies in a file, and decoded.
+pub struct TestWeight {
+    pub ty: GgmlType,
+    pub rows: usize,
+    pub cols: usize,
+    pub bytes: Vec<u8>,
+    pub decoded: Vec<f32>,
+}
+
+impl TestWeight {
+    /// Random blocks; the scales are small, finite and of both signs.
+    pub fn random(random: &mut Random, ty: GgmlType, rows: usize, cols: usize) -> TestWeight {
+        let mut bytes = Vec::with_capacity(rows * ty.row_bytes(cols));
+        for _ in 0..rows * cols / ty.block_len() {
+            let start = bytes.len();
+            bytes.extend((0..ty.block_bytes()).map(|_| random.bits() as u8));
+            let block = &mut bytes[start..];
+            let mut half = |at: usize, scale: f32| {
+                block[at..at + 2].copy_from_slice(&f16::from_f32(random.signed() * scale).to_le_bytes());
+            };
+            match ty {
+                GgmlType::F32 => block.copy_from_slice(&random.signed().to_le_bytes()),
+                GgmlType::F16 => half(0, 1.0),
+                GgmlType::BF16 => block.copy_from_slice(&half::bf16::from_f32(random.signed()).to_le_bytes()),
+                GgmlType::Q4_0 | GgmlType::Q5_0 => half(0, 0.1),
+                GgmlType::Q8_0 => half(0, 0.01),
+                GgmlType::Q4_1 | GgmlType::Q5_1 => (half(0, 0.1), half(2, 1.0)).0,
+                GgmlType::Q4_K | GgmlType::Q5_K => (half(0, 0.002), half(2, 0.02)).0,
+                GgmlType::Q6_K => half(208, 0.0005),
+            }
+        }
+        Self::from_bytes(ty, rows, cols, bytes)
+    }
+
+    pub fn from_bytes(ty: GgmlType, rows: usize, cols: usize, bytes: Vec<u8>) -> TestWeight {
+        let mut decoded = vec![0.0; rows * cols];
+        for (row, out) in bytes.chunks_exact(ty.row_bytes(cols)).zip(decoded.chunks_exact_mut(cols)) {
+            dequantize_row(ty, row, out);
+        }
+        TestWeight { ty, rows, cols, bytes, decoded }
+    }
+
+    /// An f32 vector.
+    pub fn vector(values: &[f32]) -> TestWeight {
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        Self::from_bytes(GgmlType::F32, 1, values.len(), bytes)
+    }
+
+    pub fn upload(&self, gpu: &mut Gpu, name: &str) -> Weight {
+        let view = TensorView { name, ty: self.ty, rows: self.rows, cols: self.cols, data: &self.bytes };
+        gpu.upload(view).unwrap_or_else(|e| panic!("{name}: {e}"))
+    }
+
+    pub fn row(&self, r: usize) -> &[f32] {
+        &self.decoded[r * self.cols..][..self.cols]
+    }
+}
+
+/// What fills a buffer before a kernel runs, to see what it leaves alone.
+pub const UNTOUCHED: f32 = -12345.0;
+
+/// `[n_rows, width]` on the device, rows padded with zeros to a multiple of 8.
+pub struct Matrix {
+    pub region: Region,
+    pub n_rows: usize,
+    pub width: usize,
+    pub stride: usize,
+}
+
+impl Matrix {
+    pub fn new(gpu: &mut Gpu, n_rows: usize, width: usize, values: &[f32]) -> Matrix {
+        let stride = width.next_multiple_of(8);
+        let bytes = (n_rows * stride * 4) as u64;
+        let mut region = gpu.allocate(MemoryUse::Device, bytes, "a test matrix").expect("memory");
+        let out: &mut [f32] = bytemuck::cast_slice_mut(&mut region.write()[..bytes as usize]);
+        out.fill(0.0);
+        for (row, values) in out.chunks_exact_mut(stride).zip(values.chunks_exact(width)) {
+            row[..width].copy_from_slice(values);
+        }
+        Matrix { region, n_rows, width, stride }
+    }
+
+    pub fn untouched(gpu: &mut Gpu, n_rows: usize, width: usize) -> Matrix {
+        Matrix::new(gpu, n_rows, width, &vec![UNTOUCHED; n_rows * width])
+    }
+
+    pub fn rows(&self) -> Rows<'_> {
+        Rows { region: &self.region, n_rows: self.n_rows, width: self.width, stride: self.stride }
+    }
+
+    /// The elements in use. Padding must still be zero.
+    pub fn read(&self) -> Vec<f32> {
+        let all: &[f32] = bytemuck::cast_slice(&self.region.read()[..self.n_rows * self.stride * 4]);
+        let mut values = Vec::with_capacity(self.n_rows * self.width);
+        for row in all.chunks_exact(self.stride) {
+            values.extend_from_slice(&row[..self.width]);
+            assert!(row[self.width..].iter().all(|&v| v == 0.0), "padding was written: {:?}", &row[self.width..]);
+        }
+        values
+    }
+}
+
+/// Numbers per token on the device.
+pub fn indices(gpu: &mut Gpu, values: &[u32]) -> Region {
+    let mut region = gpu.allocate(MemoryUse::Upload, (values.len() * 4) as u64, "test indices").expect("memory");
+    region.write()[..values.len() * 4].copy_from_slice(bytemuck::cast_slice(values));
+    region
+}
+
+/// Records with `record`, runs, and fails on any error or validation message.
+pub fn run(gpu: &mut Gpu, what: &str, record: impl FnOnce(&mut Gpu) -> Result<(), VulkanError>) {
+    gpu.begin().unwrap_or_else(|e| panic!("{what}: {e}"));
+    record(gpu).unwrap_or_else(|e| panic!("{what}: {e}"));
+    gpu.submit_and_wait().unwrap_or_else(|e| panic!("{what}: {e}"));
+}
+
+/// Checks `got` against `want`, element by element, each within `tolerance(i)`.
+pub fn assert_close(what: &str, got: &[f32], want: &[f64], tolerance: impl Fn(usize) -> f64) {
+    assert_eq!(got.len(), want.len(), "{what}: elements");
+    for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
+        let error = (f64::from(g) - w).abs();
+        assert!(
+            error <= tolerance(i),
+            "{what}: element {i} is {g}, should be {w}: off by {error:e} of {:e}",
+            tolerance(i)
+        );
+    }
+}
+
+/// The largest absolute value.
+pub fn largest(values: &[f64]) -> f64 {
+    values.iter().fold(0.0, |m, v| m.max(v.abs()))
+}
