@@ -8,11 +8,13 @@
 pub mod answer;
 pub mod attempt;
 pub mod integer;
+pub mod local;
 pub mod model;
 pub mod options;
 pub mod problem;
 pub mod prompt;
 pub mod protocol;
+mod python;
 pub mod report;
 pub mod rollout;
 pub mod run;
@@ -23,6 +25,7 @@ pub mod transcript;
 pub mod vote;
 
 pub use answer::AnswerRange;
+pub use local::LocalModel;
 pub use model::{LanguageModel, Message, ModelError, Sampling};
 pub use options::{SolverOptions, StopRule};
 pub use problem::{Problem, ProblemError, ProblemSet, demo_set};

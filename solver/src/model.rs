@@ -7,6 +7,7 @@
 use std::fmt::Debug;
 use std::hash::Hash;
 
+pub use engine::chat::Message;
 use serde::Serialize;
 
 /// A language model that serves many sequences, one batch a step.
@@ -40,22 +41,6 @@ pub trait LanguageModel {
     fn step(&mut self) -> Result<Vec<ModelEvent<Self::Seq>>, ModelError>;
     /// Whether a step would do anything.
     fn has_work(&self) -> bool;
-}
-
-/// One turn of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Message {
-    /// `system`, `user` or `assistant`.
-    pub role: String,
-    /// Text of the turn.
-    pub content: String,
-}
-
-impl Message {
-    /// A turn of the given role.
-    pub fn new(role: &str, content: impl Into<String>) -> Message {
-        Message { role: role.to_string(), content: content.into() }
-    }
 }
 
 /// Template output, ready to be computed.

@@ -287,3 +287,149 @@ fn json_rows(file: &str, text: &str) -> Result<Vec<Row>, ProblemError> {
     }
     Ok(rows)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Vec<Problem>, ProblemError> {
+        read_bytes(text.as_bytes())
+    }
+
+    fn read_bytes(bytes: &[u8]) -> Result<Vec<Problem>, ProblemError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("p.csv");
+        std::fs::write(&path, bytes).unwrap();
+        let set = ProblemSet::read(&path, AnswerRange::default());
+        set.map(|s| s.problems)
+    }
+
+    /// The message without the folder of the test.
+    fn message(text: &str) -> String {
+        let message = read(text).unwrap_err().to_string();
+        message[message.find("p.csv").unwrap_or_else(|| panic!("no file name in {message}"))..].to_string()
+    }
+
+    fn problem(id: &str, text: &str, answer: Option<i64>) -> Problem {
+        Problem { id: id.to_string(), text: text.to_string(), answer }
+    }
+
+    #[test]
+    fn csv_in_any_column_order_with_quotes_line_breaks_and_a_byte_order_mark() {
+        let text = "\u{feff}answer,Problem,note,id\r\n42,\"Let $f(x,y)$ be\n\"\"odd\"\".\",n,a\r\n,$x$,,b\r\n";
+        assert_eq!(
+            read(text).unwrap(),
+            [problem("a", "Let $f(x,y)$ be\n\"odd\".", Some(42)), problem("b", "$x$", None)]
+        );
+        assert_eq!(read("id,problem\n7,x").unwrap(), [problem("7", "x", None)]);
+    }
+
+    #[test]
+    fn json_lines_with_numbers_or_strings() {
+        let text = "{\"id\": 1, \"problem\": \"a\\nb\", \"answer\": 5}\n\n{\"id\": \"x\", \"problem\": \"c\", \"answer\": \"6\"}\n\
+                    {\"problem\": \"d\", \"id\": \"y\", \"answer\": null, \"source\": {}}\n";
+        assert_eq!(
+            read(text).unwrap(),
+            [problem("1", "a\nb", Some(5)), problem("x", "c", Some(6)), problem("y", "d", None)]
+        );
+    }
+
+    #[test]
+    fn csv_that_cannot_be_used_is_refused_by_line_and_value() {
+        for (text, expected) in [
+            ("", "p.csv is empty; expected a csv with the columns id,problem[,answer] or one JSON object per line"),
+            (
+                "\u{feff} \n",
+                "p.csv is empty; expected a csv with the columns id,problem[,answer] or one JSON object per line",
+            ),
+            ("id,problem\n", "p.csv has a header but no problems"),
+            ("name,text\na,b\n", "p.csv has no column \"id\"; found name,text; expected id,problem[,answer]"),
+            ("id,text\na,b\n", "p.csv has no column \"problem\"; found id,text; expected id,problem[,answer]"),
+            ("id,problem,ID\na,b,c\n", "p.csv has two columns \"id\""),
+            (
+                "id,problem\na,b\nc,d,e\n",
+                "p.csv, line 3: 3 fields where the header has 2; quote fields that hold commas",
+            ),
+            ("id,problem\na,b\nc,\"d\ne,f\n", "p.csv, line 3: a quote is opened that is never closed"),
+            ("id,problem\n,b\n", "p.csv, line 2: the id is empty"),
+            ("id,problem\na,b\nc, \n", "p.csv, line 3: problem \"c\" has no text"),
+            (
+                "id,problem\na,\"x\ny\"\nb,z\na,w\n",
+                "p.csv, line 5: id \"a\" was used in line 2 already; ids must be unique",
+            ),
+            ("id,problem,answer\na,b,4.5\n", "p.csv, line 2: answer \"4.5\" of problem \"a\" isn't an integer"),
+            (
+                "id,problem,answer\na,b,100000\n",
+                "p.csv, line 2: answer 100000 of problem \"a\" is outside 0..99999 (see --answer-range)",
+            ),
+            (
+                "id,problem,answer\na,b,-1\n",
+                "p.csv, line 2: answer -1 of problem \"a\" is outside 0..99999 (see --answer-range)",
+            ),
+        ] {
+            assert_eq!(message(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn json_that_cannot_be_used_is_refused_by_line_and_field() {
+        for (text, expected) in [
+            (
+                "[{\"id\":1}]",
+                "p.csv holds a JSON array; expected one JSON object per line, without brackets around them",
+            ),
+            ("{\"problem\":\"x\"}", "p.csv, line 1: field \"id\" is missing; expected a string or a number"),
+            ("{\"id\":[1],\"problem\":\"x\"}", "p.csv, line 1: field \"id\" is [1]; expected a string or a number"),
+            (
+                "{\"id\":1,\"problem\":\"x\"}\n{\"id\":2}",
+                "p.csv, line 2: field \"problem\" is missing; expected a string",
+            ),
+            (
+                "{\"id\":1,\"problem\":\"x\",\"answer\":true}",
+                "p.csv, line 1: field \"answer\" is true; expected an integer, a string that holds one, or null",
+            ),
+            (
+                "{\"id\":1,\"problem\":\"x\",\"answer\":1.5}",
+                "p.csv, line 1: answer \"1.5\" of problem \"1\" isn't an integer",
+            ),
+            ("{\"id\":1,\"problem\":\"\"}", "p.csv, line 1: problem \"1\" has no text"),
+        ] {
+            assert_eq!(message(text), expected, "{text:?}");
+        }
+        assert!(message("{\"id\":1,\"problem\":\"x\"}\n{\"id\":2,").starts_with("p.csv, line 2: not a JSON object: "));
+        assert!(
+            message(&format!("{{\"id\":{}", "[".repeat(100_000))).starts_with("p.csv, line 1: not a JSON object: ")
+        );
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf8_are_named() {
+        let error = read_bytes(b"id,problem\na,b\nc,\xe9\n").unwrap_err();
+        assert!(matches!(error, ProblemError::NotUtf8 { line: 3, byte: 0xe9, .. }), "{error}");
+        assert!(matches!(read_bytes(b"\xff\xfei\0d\0").unwrap_err(), ProblemError::NotUtf8 { line: 1, .. }));
+    }
+
+    #[test]
+    fn files_that_cannot_be_read_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("missing.csv");
+        for path in [missing.as_path(), dir.path()] {
+            let error = ProblemSet::read(path, AnswerRange::default()).unwrap_err();
+            assert!(matches!(error, ProblemError::Read { .. }), "{error}");
+            assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_single_problem_is_a_set_of_one() {
+        assert_eq!(ProblemSet::single(" 1+1? ").unwrap().problems, [problem("1", "1+1?", None)]);
+        assert_eq!(ProblemSet::single(" ").unwrap_err().to_string(), "--problem, line 1: problem \"1\" has no text");
+    }
+
+    #[test]
+    fn the_demo_set_has_ten_problems_with_answers() {
+        let set = demo_set();
+        assert_eq!(set.problems.len(), 10);
+        assert!(set.problems.iter().all(|p| p.answer.is_some()));
+    }
+}
