@@ -17,8 +17,6 @@ pub struct DeviceOptions<'a> {
     pub validation: bool,
     /// Upload through a staging buffer even where the processor could write the device's memory (for tests).
     pub staged_uploads: bool,
-    /// Let the driver keep statistics of compiled kernels (registers, spills), where it can.
-    pub statistics: bool,
 }
 
 /// An open device.
@@ -38,7 +36,8 @@ pub(super) struct Device {
 }
 
 impl Device {
-    pub fn open(options: DeviceOptions<'_>) -> Result<Arc<Device>, VulkanError> {
+    /// `statistics`: the driver keeps statistics of compiled kernels (registers, spills), where it can.
+    pub fn open(options: DeviceOptions<'_>, statistics: bool) -> Result<Arc<Device>, VulkanError> {
         let instance = Instance::new(options.validation)?;
         let (handles, infos): (Vec<_>, Vec<_>) = instance.devices()?.into_iter().unzip();
         let index = choose(&infos, options.selector)?;
@@ -61,7 +60,7 @@ impl Device {
             device: info.name.clone(),
             missing: vec!["a compute queue".into()],
         })?;
-        let with_statistics = options.statistics
+        let with_statistics = statistics
             && known.iter().any(|e| e.extension_name_as_c_str() == Ok(khr::pipeline_executable_properties::NAME));
 
         let priorities = [1.0];
@@ -70,7 +69,7 @@ impl Device {
         let mut f11 = vk::PhysicalDeviceVulkan11Features::default().storage_buffer16_bit_access(true);
         let mut f12 = vk::PhysicalDeviceVulkan12Features::default().buffer_device_address(true);
         let mut f13 = vk::PhysicalDeviceVulkan13Features::default().synchronization2(true).maintenance4(true);
-        let mut statistics =
+        let mut executable_info =
             vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR::default().pipeline_executable_info(true);
         let mut extensions = Vec::new();
         let mut create = vk::DeviceCreateInfo::default()
@@ -80,7 +79,7 @@ impl Device {
             .push_next(&mut f13);
         if with_statistics {
             extensions.push(khr::pipeline_executable_properties::NAME.as_ptr());
-            create = create.push_next(&mut statistics);
+            create = create.push_next(&mut executable_info);
         }
         let create = create.enabled_extension_names(&extensions);
         // SAFETY: every pointer in `create` is to a local that outlives the call; the features were found present.

@@ -26,7 +26,7 @@ pub struct Gpu {
 impl Gpu {
     /// Opens a device.
     pub fn open(options: DeviceOptions<'_>) -> Result<Gpu, VulkanError> {
-        let device = Device::open(options)?;
+        let device = Device::open(options, false)?;
         Ok(Gpu {
             commands: Commands::new(device.clone())?,
             pipelines: Pipelines::new(device.clone())?,
@@ -86,11 +86,6 @@ impl Gpu {
     /// Compiles variants ahead of their first use, on all cores.
     pub fn prepare(&mut self, variants: &[Variant]) -> Result<(), VulkanError> {
         self.pipelines.prepare(variants)
-    }
-
-    /// The driver's statistics of a variant; empty unless the device was opened for them and its driver gives them.
-    pub fn statistics(&mut self, variant: &Variant) -> Result<Vec<(String, f64)>, VulkanError> {
-        self.pipelines.statistics(variant)
     }
 
     /// The largest number of workgroups in each direction.

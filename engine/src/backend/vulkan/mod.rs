@@ -9,6 +9,7 @@ mod commands;
 mod device;
 mod error;
 mod gpu;
+mod inspect;
 mod instance;
 pub mod kernels;
 mod memory;
@@ -19,6 +20,7 @@ mod weights;
 pub use device::DeviceOptions;
 pub use error::VulkanError;
 pub use gpu::Gpu;
+pub use inspect::Inspector;
 pub use instance::{DeviceInfo, DeviceKind, best_real_gpu, devices};
 pub use memory::{MemoryUse, Region};
 pub use pipelines::Variant;
@@ -30,7 +32,7 @@ use std::collections::BTreeSet;
 use kernels::kv_store::{CacheShape, LayerCache, Places};
 use kernels::rope::Rotation;
 use kernels::{Rows, attention, embed, gather, kv_store, linear, rms_norm, rope, swiglu};
-use shaders::{Kernel, WeightType};
+use shaders::WeightType;
 
 use super::{Act, Backend, BatchToken, Limits, Linear, TensorView};
 use crate::error::Error;
@@ -224,8 +226,7 @@ impl Backend for Vulkan {
         let types = WeightType::ALL.into_iter().filter(|t| self.types.contains(&(*t as usize)));
         let mut variants: Vec<Variant> =
             types.flat_map(|ty| linear::variants(&gpu.tuning, ty, limits.n_batch)).collect();
-        let attention = vec![gpu.tuning.attention, (config.head_dim / 4) as u32];
-        variants.push(Variant { kernel: Kernel::Attention, constants: attention });
+        variants.push(attention::variant(&gpu.tuning, config.head_dim));
         gpu.prepare(&variants)?;
         gpu.pipelines.save();
         let (config, rope) = (config.clone(), rope.clone());

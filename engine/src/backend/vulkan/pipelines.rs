@@ -57,15 +57,14 @@ impl Pipelines {
         Ok(Pipelines { device, cache, cache_file, loaded_bytes, layouts: HashMap::new(), made: HashMap::new() })
     }
 
-    /// The pipeline of `kernel` with these constants.
-    pub fn get(&mut self, kernel: Kernel, constants: &[u32]) -> Result<Pipeline, VulkanError> {
-        let variant = Variant { kernel, constants: constants.to_vec() };
-        if let Some(pipeline) = self.made.get(&variant) {
+    /// The pipeline of `variant`.
+    pub fn get(&mut self, variant: &Variant) -> Result<Pipeline, VulkanError> {
+        if let Some(pipeline) = self.made.get(variant) {
             return Ok(*pipeline);
         }
-        let layout = self.layout(kernel)?;
-        let pipeline = self.compile(&variant, layout)?;
-        self.made.insert(variant, pipeline);
+        let layout = self.layout(variant.kernel)?;
+        let pipeline = self.compile(variant, layout)?;
+        self.made.insert(variant.clone(), pipeline);
         Ok(pipeline)
     }
 
@@ -88,7 +87,7 @@ impl Pipelines {
 
     /// The driver's statistics of a variant (registers, spills, code size), where it gives them.
     pub fn statistics(&mut self, variant: &Variant) -> Result<Vec<(String, f64)>, VulkanError> {
-        let pipeline = self.get(variant.kernel, &variant.constants)?;
+        let pipeline = self.get(variant)?;
         let Some(functions) = &self.device.executable_properties else { return Ok(Vec::new()) };
         let info = vk::PipelineExecutableInfoKHR::default().pipeline(pipeline.raw).executable_index(0);
         // SAFETY: the pipeline was made with statistics and has one executable, its compute stage.

@@ -42,6 +42,8 @@ pub struct Tuning {
     pub matvec: u32,
     /// Rows per workgroup of matrix–vector products of one or two columns, and of more.
     pub matvec_rows: [u32; 2],
+    /// Most columns per workgroup of matrix–vector products, a power of two.
+    pub matvec_columns: u32,
     /// From this number of tokens on, the tiled product is used.
     pub matmul_from: usize,
     /// Its tile.
@@ -59,6 +61,7 @@ impl Tuning {
             attention: 128,
             matvec: info.subgroup_size.clamp(32, 64),
             matvec_rows: [2, 2],
+            matvec_columns: 8,
             matmul_from: 9,
             matmul: if tile.shared_bytes() <= info.shared_bytes { tile } else { small_tile },
         };

@@ -5,7 +5,7 @@ use shaders::Kernel;
 use super::kv_store::{CacheShape, LayerCache, Places};
 use super::{Rows, push_constants};
 use crate::backend::vulkan::commands::{ReadAddress, WriteAddress};
-use crate::backend::vulkan::{Gpu, VulkanError};
+use crate::backend::vulkan::{Gpu, Tuning, Variant, VulkanError};
 
 push_constants! {
     struct Push {
@@ -22,6 +22,11 @@ push_constants! {
         scale: f32,
         padding: u32,
     }
+}
+
+/// The variant for heads of `head_dim` elements.
+pub fn variant(tuning: &Tuning, head_dim: usize) -> Variant {
+    Variant { kernel: Kernel::Attention, constants: vec![tuning.attention, (head_dim / 4) as u32] }
 }
 
 /// Records the attention of `q` (`[n_tokens, n_head * head_dim]`) over positions 0 to its own of each token's slot.
@@ -42,7 +47,7 @@ pub fn record(
     assert!(q.width.is_multiple_of(shape.n_head_kv * head_dim), "{} query elements for {shape:?}", q.width);
     assert!(head_dim / 4 <= workgroup as usize, "a head of {head_dim} and workgroups of {workgroup}");
     let n_head = q.width / head_dim;
-    let pipeline = gpu.pipelines.get(Kernel::Attention, &[workgroup, (head_dim / 4) as u32])?;
+    let pipeline = gpu.pipelines.get(&variant(&gpu.tuning, head_dim))?;
     let mut op = gpu.commands.op();
     let push = Push {
         q: op.reads(q.region),

@@ -1,10 +1,10 @@
 //! `x[t] = table[token[t]]`, decoded to f32 (`f32_anyw_embed.comp`).
 
-use shaders::Kernel;
+use shaders::{Kernel, WeightType};
 
 use super::{Rows, check_indices, push_constants};
 use crate::backend::vulkan::commands::{ReadAddress, WriteAddress};
-use crate::backend::vulkan::{Gpu, Region, VulkanError, Weight};
+use crate::backend::vulkan::{Gpu, Region, Tuning, Variant, VulkanError, Weight};
 
 push_constants! {
     struct Push {
@@ -18,6 +18,11 @@ push_constants! {
     }
 }
 
+/// The variant for tables of type `ty`.
+pub fn variant(tuning: &Tuning, ty: WeightType) -> Variant {
+    Variant { kernel: Kernel::Embed(ty), constants: vec![tuning.elementwise] }
+}
+
 /// Records the look-up of `tokens` (`[x.n_rows] u32`, all below the table's rows) into `x`.
 pub fn record(gpu: &mut Gpu, table: &Weight, tokens: &Region, x: Rows<'_>) -> Result<(), VulkanError> {
     x.check("x");
@@ -25,7 +30,7 @@ pub fn record(gpu: &mut Gpu, table: &Weight, tokens: &Region, x: Rows<'_>) -> Re
     assert_eq!(table.cols, x.width, "width of {}", table.name);
     let n_units = table.units_per_row();
     assert!(n_units as usize * table.ty.unit() <= x.stride, "a padded row of {} fits", table.name);
-    let pipeline = gpu.pipelines.get(Kernel::Embed(table.ty), &[gpu.tuning.elementwise])?;
+    let pipeline = gpu.pipelines.get(&variant(&gpu.tuning, table.ty))?;
     let mut op = gpu.commands.op();
     let push = Push {
         quants: table.quants,

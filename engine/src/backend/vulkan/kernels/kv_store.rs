@@ -4,7 +4,7 @@ use shaders::Kernel;
 
 use super::{Rows, check_indices, push_constants};
 use crate::backend::vulkan::commands::{ReadAddress, WriteAddress};
-use crate::backend::vulkan::{Gpu, Region, VulkanError};
+use crate::backend::vulkan::{Gpu, Region, Tuning, Variant, VulkanError};
 
 push_constants! {
     struct Push {
@@ -73,6 +73,11 @@ impl Places<'_> {
     }
 }
 
+/// The variant in use.
+pub fn variant(tuning: &Tuning) -> Variant {
+    Variant { kernel: Kernel::KvStore, constants: vec![tuning.elementwise] }
+}
+
 /// Records the stores of `k` and `v`, both `[n_tokens, n_head_kv * head_dim]`.
 pub fn record(
     gpu: &mut Gpu,
@@ -89,7 +94,7 @@ pub fn record(
     assert_eq!((k.n_rows, k.width, k.stride), (v.n_rows, v.width, v.stride), "shapes of k and v");
     assert_eq!(k.width, shape.n_head_kv * shape.head_dim, "width of k");
     let workgroup = gpu.tuning.elementwise;
-    let pipeline = gpu.pipelines.get(Kernel::KvStore, &[workgroup])?;
+    let pipeline = gpu.pipelines.get(&variant(&gpu.tuning))?;
     let mut op = gpu.commands.op();
     let push = Push {
         k: op.reads(k.region),

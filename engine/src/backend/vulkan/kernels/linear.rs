@@ -5,14 +5,10 @@ use shaders::{Kernel, WeightType};
 
 use super::{Rows, flat_grid, push_constants};
 use crate::backend::vulkan::commands::{ReadAddress, WriteAddress};
-use crate::backend::vulkan::pipelines::Variant;
-use crate::backend::vulkan::tuning::Tuning;
-use crate::backend::vulkan::{Gpu, VulkanError, Weight};
+use crate::backend::vulkan::{Gpu, Tuning, Variant, VulkanError, Weight};
 
 const ACCUMULATE: u32 = 1;
 const HAS_BIAS: u32 = 2;
-/// Column counts that the matrix–vector kernel is compiled for; a number in between takes the next larger one.
-const COLUMNS: [u32; 4] = [1, 2, 4, 8];
 
 push_constants! {
     struct Push {
@@ -51,7 +47,7 @@ pub fn record(gpu: &mut Gpu, product: &Product<'_>) -> Result<(), VulkanError> {
     if product.x.n_rows < gpu.tuning.matmul_from { record_matvec(gpu, product) } else { record_matmul(gpu, product) }
 }
 
-/// Records the product as matrix–vector products of up to 8 tokens each.
+/// Records the product as matrix–vector products of a few tokens each.
 pub fn record_matvec(gpu: &mut Gpu, product: &Product<'_>) -> Result<(), VulkanError> {
     let n_tokens = product.x.n_rows as u32;
     let variant = matvec(&gpu.tuning, product.weight.ty, n_tokens);
@@ -71,8 +67,8 @@ pub fn record_matmul(gpu: &mut Gpu, product: &Product<'_>) -> Result<(), VulkanE
 /// Every variant that passes of 1 to `n_batch` tokens use for weights of type `ty`.
 pub fn variants(tuning: &Tuning, ty: WeightType, n_batch: usize) -> Vec<Variant> {
     let few = n_batch.min(tuning.matmul_from - 1) as u32;
-    let last = COLUMNS.iter().position(|&c| c >= few).unwrap_or(COLUMNS.len() - 1);
-    let mut all: Vec<Variant> = COLUMNS[..=last].iter().map(|&c| matvec(tuning, ty, c)).collect();
+    let mut all: Vec<Variant> = (1..=few).map(|n| matvec(tuning, ty, n)).collect();
+    all.dedup();
     if n_batch >= tuning.matmul_from {
         all.push(matmul(tuning, ty));
     }
@@ -80,7 +76,8 @@ pub fn variants(tuning: &Tuning, ty: WeightType, n_batch: usize) -> Vec<Variant>
 }
 
 fn matvec(tuning: &Tuning, ty: WeightType, n_tokens: u32) -> Variant {
-    let columns = COLUMNS.into_iter().find(|&c| c >= n_tokens).unwrap_or(COLUMNS[COLUMNS.len() - 1]);
+    // A kernel for every power of two; a number in between takes the next larger one.
+    let columns = n_tokens.next_power_of_two().min(tuning.matvec_columns);
     let rows = tuning.matvec_rows[usize::from(columns > 2)];
     Variant { kernel: Kernel::Matvec(ty), constants: vec![tuning.matvec, rows, columns] }
 }
@@ -101,7 +98,7 @@ fn dispatch(gpu: &mut Gpu, product: &Product<'_>, variant: &Variant, groups: [u3
     if let Some(bias) = bias {
         assert_eq!((bias.rows, bias.cols, bias.ty), (1, weight.rows, WeightType::F32), "shape of {}", bias.name);
     }
-    let pipeline = gpu.pipelines.get(variant.kernel, &variant.constants)?;
+    let pipeline = gpu.pipelines.get(variant)?;
     let mut op = gpu.commands.op();
     let push = Push {
         quants: weight.quants,
@@ -135,6 +132,7 @@ mod tests {
             attention: 64,
             matvec: 32,
             matvec_rows: [4, 2],
+            matvec_columns: 8,
             matmul_from: 9,
             matmul: tile,
         };

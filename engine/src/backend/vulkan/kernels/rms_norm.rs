@@ -4,7 +4,7 @@ use shaders::Kernel;
 
 use super::{Rows, push_constants};
 use crate::backend::vulkan::commands::{ReadAddress, WriteAddress};
-use crate::backend::vulkan::{Gpu, VulkanError, Weight};
+use crate::backend::vulkan::{Gpu, Tuning, Variant, VulkanError, Weight};
 
 push_constants! {
     struct Push {
@@ -18,6 +18,11 @@ push_constants! {
     }
 }
 
+/// The variant in use.
+pub fn variant(tuning: &Tuning) -> Variant {
+    Variant { kernel: Kernel::RmsNorm, constants: vec![tuning.norm] }
+}
+
 /// Records `dst = rms_norm(x) · weight`; `x` and `dst` have one shape and may be one buffer. A row of several times
 /// `weight.cols` elements is as many groups (heads).
 pub fn record(gpu: &mut Gpu, x: Rows<'_>, weight: &Weight, eps: f32, dst: Rows<'_>) -> Result<(), VulkanError> {
@@ -26,7 +31,7 @@ pub fn record(gpu: &mut Gpu, x: Rows<'_>, weight: &Weight, eps: f32, dst: Rows<'
     assert_eq!((x.n_rows, x.width, x.stride), (dst.n_rows, dst.width, dst.stride), "shapes of x and dst");
     assert_eq!((weight.rows, weight.ty), (1, shaders::WeightType::F32), "{} is a vector", weight.name);
     assert!(x.width.is_multiple_of(weight.cols), "{} elements in groups of {}", x.width, weight.cols);
-    let pipeline = gpu.pipelines.get(Kernel::RmsNorm, &[gpu.tuning.norm])?;
+    let pipeline = gpu.pipelines.get(&variant(&gpu.tuning))?;
     let mut op = gpu.commands.op();
     // In place, the memory is written; naming it as read as well does no harm.
     let push = Push {

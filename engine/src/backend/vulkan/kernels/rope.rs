@@ -4,7 +4,7 @@ use shaders::Kernel;
 
 use super::{Rows, push_constants};
 use crate::backend::vulkan::commands::{ReadAddress, WriteAddress};
-use crate::backend::vulkan::{Gpu, Region, VulkanError};
+use crate::backend::vulkan::{Gpu, Region, Tuning, Variant, VulkanError};
 use crate::model::RopeLayout;
 
 push_constants! {
@@ -31,6 +31,11 @@ pub struct Rotation<'r> {
     pub layout: RopeLayout,
 }
 
+/// The variant for pairs of this layout.
+pub fn variant(tuning: &Tuning, layout: RopeLayout) -> Variant {
+    Variant { kernel: Kernel::Rope, constants: vec![tuning.elementwise, u32::from(layout == RopeLayout::Neox)] }
+}
+
 /// Records the rotation of every head of `x`.
 pub fn record(gpu: &mut Gpu, x: Rows<'_>, rotation: &Rotation<'_>) -> Result<(), VulkanError> {
     let Rotation { cos_sin, n_pairs, head_dim, layout } = *rotation;
@@ -38,8 +43,7 @@ pub fn record(gpu: &mut Gpu, x: Rows<'_>, rotation: &Rotation<'_>) -> Result<(),
     assert!(n_pairs > 0 && 2 * n_pairs <= head_dim && x.width.is_multiple_of(head_dim), "{rotation:?} of {x:?}");
     assert!((x.n_rows * 2 * n_pairs * 4) as u64 <= cos_sin.bytes, "angles of {} tokens", x.n_rows);
     let (workgroup, n_heads) = (gpu.tuning.elementwise, (x.width / head_dim) as u32);
-    let neox = u32::from(layout == RopeLayout::Neox);
-    let pipeline = gpu.pipelines.get(Kernel::Rope, &[workgroup, neox])?;
+    let pipeline = gpu.pipelines.get(&variant(&gpu.tuning, layout))?;
     let mut op = gpu.commands.op();
     let push = Push {
         x: op.writes(x.region),

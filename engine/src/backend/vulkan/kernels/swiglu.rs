@@ -4,7 +4,7 @@ use shaders::Kernel;
 
 use super::{Rows, flat_grid, push_constants};
 use crate::backend::vulkan::commands::{ReadAddress, WriteAddress};
-use crate::backend::vulkan::{Gpu, VulkanError};
+use crate::backend::vulkan::{Gpu, Tuning, Variant, VulkanError};
 
 push_constants! {
     struct Push {
@@ -15,6 +15,11 @@ push_constants! {
     }
 }
 
+/// The variant in use.
+pub fn variant(tuning: &Tuning) -> Variant {
+    Variant { kernel: Kernel::Swiglu, constants: vec![tuning.elementwise] }
+}
+
 /// Records the product over whole rows: what lies between the width and the stride is finite, and stays so.
 pub fn record(gpu: &mut Gpu, gate: Rows<'_>, up: Rows<'_>) -> Result<(), VulkanError> {
     gate.check("gate");
@@ -23,7 +28,7 @@ pub fn record(gpu: &mut Gpu, gate: Rows<'_>, up: Rows<'_>) -> Result<(), VulkanE
     let workgroup = gpu.tuning.elementwise;
     let n4 = gate.n_rows as u32 * gate.stride4("gate");
     let groups = flat_grid(n4.div_ceil(workgroup), gpu.max_groups());
-    let pipeline = gpu.pipelines.get(Kernel::Swiglu, &[workgroup])?;
+    let pipeline = gpu.pipelines.get(&variant(&gpu.tuning))?;
     let mut op = gpu.commands.op();
     let push = Push { gate: op.writes(gate.region), up: op.reads(up.region), n4, padding: 0 };
     op.dispatch(pipeline, groups, &push);
