@@ -1,7 +1,7 @@
 //! A loaded model on a chosen backend: the one object that the scheduler, the benchmarks and the command line hold.
 
 use crate::backend::cpu::{Cpu, Precision};
-use crate::backend::vulkan::Vulkan;
+use crate::backend::vulkan::{Vulkan, best_real_gpu};
 use crate::backend::{Backend, BatchToken, Limits};
 use crate::chat::ChatTemplate;
 use crate::error::{Error, RequestError};
@@ -83,11 +83,7 @@ impl Engine {
     ///
     /// # Errors
     /// The file, its model, vocabulary or template can't be used, or the device can't hold or run it.
-    pub fn load(
-        path: &Path,
-        options: &EngineOptions,
-        progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<Engine, Error> {
+    pub fn load(path: &Path, options: &EngineOptions, progress: &mut dyn FnMut(u64, u64)) -> Result<Engine, Error> {
         let gguf = Box::new(GgufFile::open(path)?);
         let config = Config::from_gguf(&gguf)?;
         let plan = plan(&gguf, &config)?;
@@ -109,7 +105,11 @@ impl Engine {
             BackendChoice::Auto if options.device.is_some() => {
                 Some(Vulkan::new(options.device.as_deref(), options.validation)?)
             }
-            BackendChoice::Auto => Vulkan::best_real_gpu(options.validation),
+            // Without a usable GPU, for whatever reason, `auto` means the CPU.
+            BackendChoice::Auto => match best_real_gpu().ok().flatten() {
+                Some(gpu) => Some(Vulkan::new(Some(&gpu.index.to_string()), options.validation)?),
+                None => None,
+            },
         };
         let runner = match vulkan {
             Some(mut backend) => {

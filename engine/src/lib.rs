@@ -5,14 +5,14 @@
 
 pub mod backend;
 pub mod chat;
-//TMP mod engine;
+mod engine;
 mod error;
 pub mod gguf;
 pub mod model;
 pub mod quant;
 pub mod sampler;
-//TMP pub mod scheduler;
+pub mod scheduler;
 pub mod tokenizer;
 
-//TMP pub use engine::{BackendChoice, DEFAULT_CONTEXT, Engine, EngineOptions};
+pub use engine::{BackendChoice, DEFAULT_CONTEXT, Engine, EngineOptions};
 pub use error::{Error, RequestError};

@@ -248,9 +248,8 @@ impl Scheduler {
             let Some(s) = self.slots[slot].as_ref().filter(|s| s.fresh && s.runnable()) else { continue };
             // The last prompt token is always computed: its logits are wanted.
             let most = s.pending.len() - 1;
-            let common = |other: &Sequence| {
-                other.stored.iter().zip(&s.pending[..most]).take_while(|(a, b)| a == b).count()
-            };
+            let common =
+                |other: &Sequence| other.stored.iter().zip(&s.pending[..most]).take_while(|(a, b)| a == b).count();
             let best = self
                 .slots
                 .iter()

@@ -159,11 +159,7 @@ impl Config {
                 (None, Some(d)) => d,
                 (None, None) => m.f32(&key)?,
             };
-            if value.is_finite() && value > 0.0 {
-                Ok(value)
-            } else {
-                Err(bad(&key, value, "a positive number"))
-            }
+            if value.is_finite() && value > 0.0 { Ok(value) } else { Err(bad(&key, value, "a positive number")) }
         };
         // The vocabulary's length: what the embedding table holds.
         let n_vocab = match file.tensor("token_embd.weight") {

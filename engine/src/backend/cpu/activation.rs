@@ -42,11 +42,9 @@ pub(super) struct QuantizedRows {
     pub(super) q: Vec<i8>,
     /// `[groups][n][per_group]`.
     pub(super) scale: Vec<f32>,
-    /// `[groups][n][8]`: sum of each 32 elements of `q`.
-    pub(super) sum32: Vec<i16>,
     /// `[groups][n][16]`: sum of each 16 elements of `q`.
     pub(super) sum16: Vec<i16>,
-    /// `[groups][n][8]`: `sum32` times its scale: the sum of the activations that the codes stand for.
+    /// `[groups][n][8]`: sum of each 32 elements of `q` times their scale.
     pub(super) total32: Vec<f32>,
 }
 
@@ -55,7 +53,6 @@ pub(super) struct QuantizedRows {
 pub(super) struct GroupRef<'a> {
     pub(super) q: &'a [i8; GROUP],
     pub(super) scale: &'a [f32],
-    pub(super) sum32: &'a [i16; 8],
     pub(super) sum16: &'a [i16; 16],
     pub(super) total32: &'a [f32; 8],
 }
@@ -69,7 +66,6 @@ impl QuantizedRows {
         (self.n, self.groups, self.per_group) = (n, groups, per);
         self.q.resize(cells * GROUP, 0);
         self.scale.resize(cells * per, 0.0);
-        self.sum32.resize(cells * 8, 0);
         self.sum16.resize(cells * 16, 0);
         self.total32.resize(cells * 8, 0.0);
         // A task takes all tokens of some groups; one token's worth is too little to share out.
@@ -77,18 +73,16 @@ impl QuantizedRows {
         self.q
             .par_chunks_mut(tokens * GROUP)
             .zip(self.scale.par_chunks_mut(tokens * per))
-            .zip(self.sum32.par_chunks_mut(tokens * 8))
             .zip(self.sum16.par_chunks_mut(tokens * 16))
             .zip(self.total32.par_chunks_mut(tokens * 8))
             .enumerate()
-            .for_each(|(task, ((((q, scale), sum32), sum16), total32))| {
+            .for_each(|(task, (((q, scale), sum16), total32))| {
                 let cell = |i: usize| {
                     let (g, t) = ((task * tokens + i) / n, (task * tokens + i) % n);
                     let row = &x[t * width..(t + 1) * width];
                     let out = GroupMut {
                         q: &mut q[i * GROUP..(i + 1) * GROUP],
                         scale: &mut scale[i * per..(i + 1) * per],
-                        sum32: &mut sum32[i * 8..(i + 1) * 8],
                         sum16: &mut sum16[i * 16..(i + 1) * 16],
                         total32: &mut total32[i * 8..(i + 1) * 8],
                     };
@@ -101,15 +95,28 @@ impl QuantizedRows {
     /// Group `g` of token `t`.
     #[inline(always)]
     pub(super) fn group(&self, g: usize, t: usize) -> GroupRef<'_> {
+        assert!(g < self.groups && t < self.n, "group {g} of {}, token {t} of {}", self.groups, self.n);
         let cell = g * self.n + t;
-        let per = self.per_group;
-        GroupRef {
-            q: self.q[cell * GROUP..][..GROUP].try_into().expect("256 elements"),
-            scale: &self.scale[cell * per..(cell + 1) * per],
-            sum32: self.sum32[cell * 8..][..8].try_into().expect("8 sums"),
-            sum16: self.sum16[cell * 16..][..16].try_into().expect("16 sums"),
-            total32: self.total32[cell * 8..][..8].try_into().expect("8 totals"),
+        // SAFETY: `quantize` has sized every array for `groups · n` cells, and the cell is one of them.
+        unsafe {
+            GroupRef {
+                q: &*self.q.as_ptr().add(cell * GROUP).cast(),
+                scale: std::slice::from_raw_parts(self.scale.as_ptr().add(cell * self.per_group), self.per_group),
+                sum16: &*self.sum16.as_ptr().add(cell * 16).cast(),
+                total32: &*self.total32.as_ptr().add(cell * 8).cast(),
+            }
         }
+    }
+
+    /// Group `g` of `N` tokens from `t0` on.
+    #[inline(always)]
+    pub(super) fn groups<const N: usize>(&self, g: usize, t0: usize) -> [GroupRef<'_>; N] {
+        // A loop and not `array::from_fn`: a closure is not inlined into code compiled for other instructions.
+        let mut all = [self.group(g, t0); N];
+        for (t, x) in all.iter_mut().enumerate().skip(1) {
+            *x = self.group(g, t0 + t);
+        }
+        all
     }
 }
 
@@ -117,7 +124,6 @@ impl QuantizedRows {
 struct GroupMut<'a> {
     q: &'a mut [i8],
     scale: &'a mut [f32],
-    sum32: &'a mut [i16],
     sum16: &'a mut [i16],
     total32: &'a mut [f32],
 }
@@ -140,9 +146,8 @@ fn quantize_group(x: &[f32], out: GroupMut<'_>) {
     for (sum, q) in out.sum16.iter_mut().zip(out.q.chunks_exact(16)) {
         *sum = q.iter().map(|&v| i16::from(v)).sum();
     }
-    for (i, (sum, pair)) in out.sum32.iter_mut().zip(out.sum16.chunks_exact(2)).enumerate() {
-        *sum = pair[0] + pair[1];
-        out.total32[i] = out.scale[i * 32 / span] * f32::from(*sum);
+    for (i, (total, pair)) in out.total32.iter_mut().zip(out.sum16.chunks_exact(2)).enumerate() {
+        *total = out.scale[i * 32 / span] * f32::from(pair[0] + pair[1]);
     }
 }
 
@@ -185,7 +190,7 @@ mod tests {
                         assert!((got - want).abs() <= scale * 0.5 + 1e-6, "{span:?} n={n} k={k}: {got} for {want}");
                         if k % 32 == 0 {
                             let sum: i32 = g.q[k % GROUP..][..32].iter().map(|&v| i32::from(v)).sum();
-                            assert_eq!(i32::from(g.sum32[k % GROUP / 32]), sum);
+                            assert_eq!(g.total32[k % GROUP / 32], scale * sum as f32);
                         }
                     }
                 }

@@ -3,28 +3,39 @@
 //! they are.
 
 use super::activation::{GroupRef, QuantizedRows};
+use super::avx2::MAX_GROUP_BYTES;
 use super::avx2::{Q4K, Q5K, Q40, Q41, Q50, Q51, SmallBlock, SuperBlock};
-use super::avx2::{f16_to_f32, k_scales_mins, load_i8, load128, load256, sum_ps};
+use super::avx2::{
+    each_group, eight_f16, f16_to_f32, k_scales_mins, load_i8, load_ps, load128, load256, store_ps, sum_ps,
+};
 use super::panel::{STEPS, SmallPanel, SuperPanel};
+use super::rows::RowBlock;
 use crate::gguf::GgmlType;
 use std::arch::x86_64::*;
 
 /// Tokens that share a load of the panel.
 const TILE: usize = 4;
 
-/// `row · x[t0 + i]` for `N` tokens.
+/// `out[i][r] = row r · x[t0 + i]` for `N` tokens, see `rows::dot_rows`.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(super) fn dot_row<const N: usize>(ty: GgmlType, row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N] {
-    match ty {
-        GgmlType::Q4_K => dot_super::<Q4K, N>(row, x, t0),
-        GgmlType::Q5_K => dot_super::<Q5K, N>(row, x, t0),
-        GgmlType::Q6_K => dot_q6_k(row, x, t0),
-        GgmlType::Q4_0 => dot_small::<Q40, N>(row, x, t0),
-        GgmlType::Q4_1 => dot_small::<Q41, N>(row, x, t0),
-        GgmlType::Q5_0 => dot_small::<Q50, N>(row, x, t0),
-        GgmlType::Q5_1 => dot_small::<Q51, N>(row, x, t0),
-        GgmlType::Q8_0 => dot_q8_0(row, x, t0),
-        GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => unreachable!("{ty} rows are not multiplied in integers"),
+pub(super) fn dot_rows<const N: usize>(rows: RowBlock<'_>, x: &QuantizedRows, t0: usize, out: &mut [f32]) {
+    let n_rows = rows.data.len() / rows.row_bytes;
+    assert!(out.len() >= N * n_rows);
+    for (r, row) in rows.data.chunks_exact(rows.row_bytes).enumerate() {
+        let sums: [f32; N] = match rows.ty {
+            GgmlType::Q4_K => dot_super::<Q4K, N>(row, x, t0),
+            GgmlType::Q5_K => dot_super::<Q5K, N>(row, x, t0),
+            GgmlType::Q6_K => dot_q6_k(row, x, t0),
+            GgmlType::Q4_0 => dot_small::<Q40, N>(row, x, t0),
+            GgmlType::Q4_1 => dot_small::<Q41, N>(row, x, t0),
+            GgmlType::Q5_0 => dot_small::<Q50, N>(row, x, t0),
+            GgmlType::Q5_1 => dot_small::<Q51, N>(row, x, t0),
+            GgmlType::Q8_0 => dot_q8_0(row, x, t0),
+            ty => unreachable!("{ty} rows are not multiplied in integers"),
+        };
+        for (t, sum) in sums.into_iter().enumerate() {
+            out[t * n_rows + r] = sum;
+        }
     }
 }
 
@@ -42,13 +53,14 @@ fn dot_super<B: SuperBlock, const N: usize>(row: &[u8], x: &QuantizedRows, t0: u
     // Lanes 0–7 take the scale of the first sub-block of a pair, lanes 8–15 that of the second.
     let first_or_second = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
     let mut sums = [_mm512_setzero_ps(); N];
-    let mut mins = [_mm_setzero_ps(); N];
+    let mut mins = [_mm256_setzero_ps(); N];
     for (g, block) in row.chunks_exact(B::BYTES).enumerate() {
         let (d, dmin) = (f16_to_f32(block, 0), f16_to_f32(block, 2));
-        let packed = k_scales_mins(block);
-        let scales = _mm512_cvtepu8_epi32(packed);
-        let min = _mm_cvtepu8_epi16(_mm_srli_si128::<8>(packed));
-        let xs: [_; N] = std::array::from_fn(|t| x.group(g, t0 + t));
+        let scales_mins = k_scales_mins(block);
+        let in_order = _mm256_permute4x64_epi64::<0b11_01_10_00>(scales_mins);
+        let scales = _mm512_castsi256_si512(_mm256_cvtepu16_epi32(_mm256_castsi256_si128(in_order)));
+        let min = _mm256_unpackhi_epi16(scales_mins, scales_mins);
+        let xs = x.groups::<N>(g, t0);
         let mut products = [_mm512_setzero_si512(); N];
         for i in 0..4 {
             let (first, second) = B::codes(block, i);
@@ -63,11 +75,15 @@ fn dot_super<B: SuperBlock, const N: usize>(row: &[u8], x: &QuantizedRows, t0: u
         for t in 0..N {
             let dx = xs[t].scale[0];
             sums[t] = _mm512_fmadd_ps(_mm512_set1_ps(d * dx), _mm512_cvtepi32_ps(products[t]), sums[t]);
-            let m = _mm_madd_epi16(min, load128(bytemuck::cast_slice(xs[t].sum32), 0));
-            mins[t] = _mm_fmadd_ps(_mm_set1_ps(dmin * dx), _mm_cvtepi32_ps(m), mins[t]);
+            let m = _mm256_madd_epi16(min, load256(bytemuck::cast_slice(xs[t].sum16), 0));
+            mins[t] = _mm256_fmadd_ps(_mm256_set1_ps(dmin * dx), _mm256_cvtepi32_ps(m), mins[t]);
         }
     }
-    std::array::from_fn(|t| _mm512_reduce_add_ps(sums[t]) - sum_ps(_mm256_zextps128_ps256(mins[t])))
+    let mut out = [0.0; N];
+    for t in 0..N {
+        out[t] = _mm512_reduce_add_ps(sums[t]) - sum_ps(mins[t]);
+    }
+    out
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -81,7 +97,7 @@ fn dot_q6_k<const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N
         let packed = load128(block, 192);
         let scales = _mm512_cvtepi8_epi32(packed);
         let in_order = _mm256_cvtepi8_epi16(packed);
-        let xs: [_; N] = std::array::from_fn(|t| x.group(g, t0 + t));
+        let xs = x.groups::<N>(g, t0);
         let mut products = [_mm512_setzero_si512(); N];
         for half in 0..2 {
             let (a, b) = (load256(block, 64 * half), load256(block, 64 * half + 32));
@@ -95,10 +111,7 @@ fn dot_q6_k<const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N
             let back = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(high), _mm256_srli_epi16::<2>(high));
             let codes = [
                 _mm512_or_si512(_mm512_and_si512(ql, low), _mm512_and_si512(front, top)),
-                _mm512_or_si512(
-                    _mm512_and_si512(_mm512_srli_epi16::<4>(ql), low),
-                    _mm512_and_si512(back, top),
-                ),
+                _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi16::<4>(ql), low), _mm512_and_si512(back, top)),
             ];
             for (i, codes) in codes.into_iter().enumerate() {
                 let j = 2 * half + i;
@@ -118,47 +131,89 @@ fn dot_q6_k<const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N
             mins[t] = _mm256_fmadd_ps(_mm256_set1_ps(32.0 * dx), _mm256_cvtepi32_ps(m), mins[t]);
         }
     }
-    std::array::from_fn(|t| _mm512_reduce_add_ps(sums[t]) - sum_ps(mins[t]))
+    let mut out = [0.0; N];
+    for t in 0..N {
+        out[t] = _mm512_reduce_add_ps(sums[t]) - sum_ps(mins[t]);
+    }
+    out
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn dot_small<B: SmallBlock, const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N] {
+    match B::BYTES {
+        18 => dot_small_of::<B, 18, N>(row, x, t0),
+        20 => dot_small_of::<B, 20, N>(row, x, t0),
+        22 => dot_small_of::<B, 22, N>(row, x, t0),
+        _ => dot_small_of::<B, 24, N>(row, x, t0),
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn dot_small_of<B: SmallBlock, const BYTES: usize, const N: usize>(
+    row: &[u8],
+    x: &QuantizedRows,
+    t0: usize,
+) -> [f32; N] {
     let mut sums = [_mm256_setzero_ps(); N];
-    let mut offsets = [0.0f32; N];
-    for (g, blocks) in row.chunks(8 * B::BYTES).enumerate() {
-        let xs: [_; N] = std::array::from_fn(|t| x.group(g, t0 + t));
-        for (b, block) in blocks.chunks_exact(B::BYTES).enumerate() {
-            let codes = B::codes(block);
-            let (d, m) = B::d_m(block);
+    let mut offsets = [_mm256_setzero_ps(); N];
+    each_group!(row, BYTES, |g, blocks| {
+        let xs = x.groups::<N>(g, t0);
+        let d = eight_f16::<BYTES>(blocks, 0);
+        let m = match B::OFFSET {
+            Some(offset) => _mm256_mul_ps(d, _mm256_set1_ps(offset)),
+            None => eight_f16::<BYTES>(blocks, 2),
+        };
+        let mut scales = [[0.0f32; 8]; N];
+        for t in 0..N {
+            scales[t] = store_ps(_mm256_mul_ps(d, load_ps(xs[t].scale)));
+            offsets[t] = _mm256_fmadd_ps(m, load_ps(xs[t].total32), offsets[t]);
+        }
+        let scales = std::hint::black_box(&scales);
+        for b in 0..8 {
+            let codes = B::codes(&blocks[b * BYTES..(b + 1) * BYTES]);
             for t in 0..N {
                 let p = _mm256_dpbusd_epi32(_mm256_setzero_si256(), codes, load_i8(xs[t].q, 32 * b));
-                sums[t] = _mm256_fmadd_ps(_mm256_set1_ps(d * xs[t].scale[b]), _mm256_cvtepi32_ps(p), sums[t]);
-                offsets[t] += m * xs[t].total32[b];
+                sums[t] = _mm256_fmadd_ps(_mm256_set1_ps(scales[t][b]), _mm256_cvtepi32_ps(p), sums[t]);
             }
         }
+    });
+    let mut out = [0.0; N];
+    for t in 0..N {
+        out[t] = sum_ps(_mm256_add_ps(sums[t], offsets[t]));
     }
-    std::array::from_fn(|t| sum_ps(sums[t]) + offsets[t])
+    out
 }
 
 /// Q8_0's codes are signed: the product is taken as |w| · (x with w's sign).
+#[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn dot_q8_0<const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N] {
     let mut sums = [_mm256_setzero_ps(); N];
-    for (g, blocks) in row.chunks(8 * 34).enumerate() {
-        let xs: [_; N] = std::array::from_fn(|t| x.group(g, t0 + t));
-        for (b, block) in blocks.chunks_exact(34).enumerate() {
-            let d = f16_to_f32(block, 0);
-            let w = load256(block, 2);
+    each_group!(row, 34, |g, blocks| {
+        let xs = x.groups::<N>(g, t0);
+        let d = eight_f16::<34>(blocks, 0);
+        let mut scales = [[0.0f32; 8]; N];
+        for t in 0..N {
+            scales[t] = store_ps(_mm256_mul_ps(d, load_ps(xs[t].scale)));
+        }
+        let scales = std::hint::black_box(&scales);
+        for b in 0..8 {
+            let w = load256(blocks, 34 * b + 2);
             let magnitude = _mm256_abs_epi8(w);
             for t in 0..N {
                 let signed = _mm256_sign_epi8(load_i8(xs[t].q, 32 * b), w);
                 let p = _mm256_dpbusd_epi32(_mm256_setzero_si256(), magnitude, signed);
-                sums[t] = _mm256_fmadd_ps(_mm256_set1_ps(d * xs[t].scale[b]), _mm256_cvtepi32_ps(p), sums[t]);
+                sums[t] = _mm256_fmadd_ps(_mm256_set1_ps(scales[t][b]), _mm256_cvtepi32_ps(p), sums[t]);
             }
         }
+    });
+    let mut out = [0.0; N];
+    for t in 0..N {
+        out[t] = sum_ps(sums[t]);
     }
-    std::array::from_fn(|t| sum_ps(sums[t]))
+    out
 }
 
 #[inline]
@@ -200,7 +255,7 @@ pub(super) fn super_panel(panel: &SuperPanel<16>, x: &QuantizedRows, g: usize, s
     let n = sums.len() / 16;
     let whole = n / TILE * TILE;
     for t in (0..whole).step_by(TILE) {
-        super_tile::<TILE>(panel, std::array::from_fn(|i| x.group(g, t + i)), &mut sums[t * 16..]);
+        super_tile::<TILE>(panel, x.groups(g, t), &mut sums[t * 16..]);
     }
     for t in whole..n {
         super_tile::<1>(panel, [x.group(g, t)], &mut sums[t * 16..]);
@@ -247,7 +302,7 @@ pub(super) fn small_panel(panel: &SmallPanel<16>, x: &QuantizedRows, g: usize, s
     let n = sums.len() / 16;
     let whole = n / TILE * TILE;
     for t in (0..whole).step_by(TILE) {
-        small_tile::<TILE>(panel, std::array::from_fn(|i| x.group(g, t + i)), &mut sums[t * 16..]);
+        small_tile::<TILE>(panel, x.groups(g, t), &mut sums[t * 16..]);
     }
     for t in whole..n {
         small_tile::<1>(panel, [x.group(g, t)], &mut sums[t * 16..]);

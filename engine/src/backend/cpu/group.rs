@@ -173,7 +173,9 @@ pub(super) mod tests {
                     block.copy_from_slice(&v.to_le_bytes());
                 }
                 GgmlType::F16 | GgmlType::Q8_0 | GgmlType::Q4_0 | GgmlType::Q5_0 => f16(block, 0, 0.1),
-                GgmlType::BF16 => block.copy_from_slice(&half::bf16::from_f32(f32::from(block[0]) / 256.0).to_le_bytes()),
+                GgmlType::BF16 => {
+                    block.copy_from_slice(&half::bf16::from_f32(f32::from(block[0]) / 256.0).to_le_bytes())
+                }
                 GgmlType::Q4_1 | GgmlType::Q5_1 | GgmlType::Q4_K | GgmlType::Q5_K => {
                     f16(block, 0, 0.01);
                     f16(block, 2, 0.01);

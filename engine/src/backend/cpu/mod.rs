@@ -29,9 +29,10 @@ use attention::Heads;
 use kv::KvCache;
 use output::Output;
 use rayon::prelude::*;
-use std::sync::Arc;
-use simd::vectorised;
+use rows::RowBlock;
 pub use simd::SimdLevel;
+use simd::vectorised;
+use std::sync::Arc;
 
 /// What activations are multiplied as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +42,9 @@ pub enum Precision {
     /// 8-bit activations against quantised weights, as other engines do.
     Fast,
 }
+
+/// Most rows that a thread takes at once when it decodes.
+const MAX_TASK_ROWS: usize = 128;
 
 /// The CPU as a [`Backend`].
 pub struct Cpu {
@@ -332,7 +336,7 @@ impl Cpu {
     /// Products of few tokens: all weights' rows in one parallel loop, so that threads meet once per op.
     fn multiply_by_rows(&self, n: usize, products: &[(&CpuWeight, ScaleSpan, Output<'_>)]) {
         let total: usize = products.iter().map(|(w, _, _)| w.rows).sum();
-        let task_rows = (total / (rayon::current_num_threads() * 8)).clamp(8, 128);
+        let task_rows = (total / (rayon::current_num_threads() * 8)).clamp(8, MAX_TASK_ROWS);
         let tasks: Vec<(usize, usize)> = products
             .iter()
             .enumerate()
@@ -341,14 +345,16 @@ impl Cpu {
         tasks.par_iter().for_each(|&(i, first)| {
             let (weight, span, out) = &products[i];
             let x = &self.quantized[*span as usize];
-            let mut sums = [0.0f32; rows::MAX_TOKENS];
-            for row in first..weight.rows.min(first + task_rows) {
-                for t in (0..n).step_by(rows::MAX_TOKENS) {
-                    let sums = &mut sums[..rows::MAX_TOKENS.min(n - t)];
-                    rows::dot_row(self.level, weight.ty, weight.row(row), x, t, sums);
-                    for (i, sum) in sums.iter().enumerate() {
-                        out.put(t + i, row, std::slice::from_ref(sum));
-                    }
+            let last = weight.rows.min(first + task_rows);
+            let row_bytes = weight.ty.row_bytes(weight.cols);
+            let data = &weight.data[first * row_bytes..last * row_bytes];
+            let block = RowBlock { ty: weight.ty, row_bytes, data };
+            let mut sums = [0.0f32; rows::MAX_TOKENS * MAX_TASK_ROWS];
+            for t in (0..n).step_by(rows::MAX_TOKENS) {
+                let tokens = rows::MAX_TOKENS.min(n - t);
+                rows::dot_rows(self.level, block, x, t, tokens, &mut sums);
+                for (i, sums) in sums.chunks_exact(last - first).take(tokens).enumerate() {
+                    out.put(t + i, first, sums);
                 }
             }
         });

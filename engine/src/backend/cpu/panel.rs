@@ -5,11 +5,11 @@
 //! rows and a token's four activations are broadcast against it: the sums stay apart by row and nothing is added
 //! across lanes. Callers: `Cpu::linear`, from [`MIN_TOKENS`] tokens on.
 
+use super::CpuWeight;
 use super::activation::{GROUP, QuantizedRows, ScaleSpan};
 use super::group::{SmallGroup, SuperGroup, group_of, span_of};
 use super::output::Output;
 use super::simd::SimdLevel;
-use super::CpuWeight;
 use crate::gguf::GgmlType;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -169,11 +169,7 @@ struct Scratch<const R: usize> {
 
 impl<const R: usize> Scratch<R> {
     fn new(n: usize) -> Self {
-        Scratch {
-            sums: vec![0.0; TASK_ROWS.div_ceil(R) * R * n],
-            wide: SuperPanel::zero(),
-            small: SmallPanel::zero(),
-        }
+        Scratch { sums: vec![0.0; TASK_ROWS.div_ceil(R) * R * n], wide: SuperPanel::zero(), small: SmallPanel::zero() }
     }
 }
 

@@ -40,7 +40,7 @@ fn super_tiles<const RUN: usize>(panel: &SuperPanel<8>, x: &QuantizedRows, g: us
     let n = sums.len() / 8;
     let whole = n / TILE * TILE;
     for t in (0..whole).step_by(TILE) {
-        super_tile::<RUN, TILE>(panel, std::array::from_fn(|i| x.group(g, t + i)), &mut sums[t * 8..]);
+        super_tile::<RUN, TILE>(panel, x.groups(g, t), &mut sums[t * 8..]);
     }
     for t in whole..n {
         super_tile::<RUN, 1>(panel, [x.group(g, t)], &mut sums[t * 8..]);
@@ -98,11 +98,8 @@ fn super_tile<const RUN: usize, const T: usize>(panel: &SuperPanel<8>, x: [Group
     }
     let (d, dmin) = (floats_at(&panel.d), floats_at(&panel.dmin));
     for t in 0..T {
-        let value = _mm256_fmsub_ps(
-            d,
-            _mm256_cvtepi32_ps(products[t]),
-            _mm256_mul_ps(dmin, _mm256_cvtepi32_ps(mins[t])),
-        );
+        let value =
+            _mm256_fmsub_ps(d, _mm256_cvtepi32_ps(products[t]), _mm256_mul_ps(dmin, _mm256_cvtepi32_ps(mins[t])));
         add(&mut sums[t * 8..t * 8 + 8], value, x[t].scale[0]);
     }
 }
@@ -128,7 +125,7 @@ fn small_tiles<const RUN: usize, const SIGNED: bool>(
     let n = sums.len() / 8;
     let whole = n / TILE * TILE;
     for t in (0..whole).step_by(TILE) {
-        small_tile::<RUN, SIGNED, TILE>(panel, std::array::from_fn(|i| x.group(g, t + i)), &mut sums[t * 8..]);
+        small_tile::<RUN, SIGNED, TILE>(panel, x.groups(g, t), &mut sums[t * 8..]);
     }
     for t in whole..n {
         small_tile::<RUN, SIGNED, 1>(panel, [x.group(g, t)], &mut sums[t * 8..]);

@@ -12,37 +12,49 @@ use crate::gguf::GgmlType;
 /// Most tokens a row kernel takes at once.
 pub(super) const MAX_TOKENS: usize = 4;
 
-/// `out[i] = row · x[t0 + i]` for `out.len()` ≤ 4 tokens. `row` is a row of a quantised type and `x` holds its span.
-pub(super) fn dot_row(
-    level: SimdLevel,
-    ty: GgmlType,
-    row: &[u8],
-    x: &QuantizedRows,
-    t0: usize,
-    out: &mut [f32],
-) {
-    debug_assert!(t0 + out.len() <= x.n && x.groups == row.len().div_ceil(super::group::group_bytes(ty)));
-    match out.len() {
-        1 => fixed::<1>(level, ty, row, x, t0, out),
-        2 => fixed::<2>(level, ty, row, x, t0, out),
-        3 => fixed::<3>(level, ty, row, x, t0, out),
-        4 => fixed::<4>(level, ty, row, x, t0, out),
+/// Consecutive rows of a quantised weight.
+#[derive(Clone, Copy)]
+pub(super) struct RowBlock<'a> {
+    pub(super) ty: GgmlType,
+    pub(super) row_bytes: usize,
+    /// Whole rows.
+    pub(super) data: &'a [u8],
+}
+
+/// `out[i][r] = row r · x[t0 + i]` for `n` ≤ 4 tokens; `out` is `[n][rows]`, `x` holds the type's span.
+pub(super) fn dot_rows(level: SimdLevel, rows: RowBlock<'_>, x: &QuantizedRows, t0: usize, n: usize, out: &mut [f32]) {
+    debug_assert!(x.groups == rows.row_bytes.div_ceil(super::group::group_bytes(rows.ty)));
+    match n {
+        1 => fixed::<1>(level, rows, x, t0, out),
+        2 => fixed::<2>(level, rows, x, t0, out),
+        3 => fixed::<3>(level, rows, x, t0, out),
+        4 => fixed::<4>(level, rows, x, t0, out),
         n => unreachable!("{n} tokens for one row kernel"),
     }
 }
 
-#[inline(always)]
-fn fixed<const N: usize>(level: SimdLevel, ty: GgmlType, row: &[u8], x: &QuantizedRows, t0: usize, out: &mut [f32]) {
-    let sums: [f32; N] = match level {
+fn fixed<const N: usize>(level: SimdLevel, rows: RowBlock<'_>, x: &QuantizedRows, t0: usize, out: &mut [f32]) {
+    match level {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: these levels are only chosen where `SimdLevel::detect` has seen their instructions.
-        SimdLevel::Avx512Vnni => unsafe { super::avx512::dot_row(ty, row, x, t0) },
+        SimdLevel::Avx512Vnni => unsafe { super::avx512::dot_rows::<N>(rows, x, t0, out) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        SimdLevel::Avx2 => unsafe { super::avx2::dot_row(ty, row, x, t0) },
-        _ => portable(ty, row, x, t0),
-    };
-    out.copy_from_slice(&sums);
+        SimdLevel::Avx2 => unsafe { super::avx2::dot_rows::<N>(rows, x, t0, out) },
+        _ => each_row(rows, out, |row| portable::<N>(rows.ty, row, x, t0)),
+    }
+}
+
+/// Calls `dot` for every row and lays its `N` sums out as `[N][rows]`.
+#[inline(always)]
+pub(super) fn each_row<const N: usize>(rows: RowBlock<'_>, out: &mut [f32], dot: impl Fn(&[u8]) -> [f32; N]) {
+    let n_rows = rows.data.len() / rows.row_bytes;
+    assert!(out.len() >= N * n_rows);
+    for (r, row) in rows.data.chunks_exact(rows.row_bytes).enumerate() {
+        for (t, sum) in dot(row).into_iter().enumerate() {
+            out[t * n_rows + r] = sum;
+        }
+    }
 }
 
 fn portable<const N: usize>(ty: GgmlType, row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N] {
@@ -115,9 +127,14 @@ mod tests {
                     let mut rows = QuantizedRows::default();
                     rows.quantize(level, &x, n, cols, span);
                     for tokens in 1..=MAX_TOKENS {
-                        let mut out = vec![0.0; tokens];
-                        dot_row(level, ty, &row, &rows, n - tokens, &mut out);
-                        for (i, got) in out.iter().enumerate() {
+                        // The same row twice: the sums must lie where they belong.
+                        let twice = [&row[..], &row[..]].concat();
+                        let mut out = vec![0.0; 2 * tokens];
+                        let block = RowBlock { ty, row_bytes: row.len(), data: &twice };
+                        dot_rows(level, block, &rows, n - tokens, tokens, &mut out);
+                        for (i, pair) in out.chunks_exact(2).enumerate() {
+                            let got = &pair[0];
+                            assert_eq!(pair[0], pair[1]);
                             let t = n - tokens + i;
                             let (mut want, mut size) = (0.0f64, 0.0f64);
                             for k in 0..cols {
@@ -128,7 +145,10 @@ mod tests {
                                 size += term.abs();
                             }
                             let error = (f64::from(*got) - want).abs();
-                            assert!(error <= 1e-5 * size, "{ty} {level:?} cols={cols} tokens={tokens}: {got} for {want}");
+                            assert!(
+                                error <= 1e-5 * size,
+                                "{ty} {level:?} cols={cols} tokens={tokens}: {got} for {want}"
+                            );
                         }
                     }
                 }

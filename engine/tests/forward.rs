@@ -1,0 +1,197 @@
+//! The forward pass of the CPU backend against plain f64, for every architecture and weight type, however the prompt
+//! is cut and whatever else is in the batch.
+
+mod support;
+
+use engine::backend::BatchToken;
+use engine::gguf::GgmlType;
+use engine::sampler::SamplerParams;
+use engine::scheduler::{EndReason, Scheduler};
+use engine::{BackendChoice, Engine, EngineOptions};
+use support::{Scaling, TinyModel, TinySpec, cosine, tokens};
+
+const K_MIX: [GgmlType; 3] = [GgmlType::Q4_K, GgmlType::Q5_K, GgmlType::Q6_K];
+const SMALL_MIX: [GgmlType; 5] = [GgmlType::Q4_0, GgmlType::Q4_1, GgmlType::Q5_0, GgmlType::Q5_1, GgmlType::Q8_0];
+const FLOATS: [GgmlType; 3] = [GgmlType::F32, GgmlType::F16, GgmlType::BF16];
+
+fn load(model: &TinyModel, exact: bool, n_seq: usize, n_batch: usize) -> Engine {
+    let options = EngineOptions {
+        backend: BackendChoice::Cpu,
+        n_ctx: 256,
+        n_seq,
+        n_batch,
+        n_threads: 2,
+        exact,
+        ..EngineOptions::default()
+    };
+    Engine::load(&model.path, &options, &mut |_, _| {}).expect("a loaded model")
+}
+
+#[test]
+fn architectures_and_types_match_f64() {
+    for arch in ["llama", "qwen2", "qwen3"] {
+        for (types, exact, least) in [
+            (&FLOATS[..], false, 0.99999),
+            (&K_MIX[..], true, 0.99999),
+            (&SMALL_MIX[..], true, 0.99999),
+            (&K_MIX[..], false, 0.999),
+            (&SMALL_MIX[..], false, 0.999),
+        ] {
+            let model = TinyModel::new(TinySpec::new(arch, types));
+            let mut engine = load(&model, exact, 1, 512);
+            for n in [1, 2, 5, 9, 70] {
+                let prompt = tokens(n, model.n_vocab, n as u64);
+                let got = engine.prompt_logits(&prompt).expect("logits");
+                let cosine = cosine(&got, &model.reference_logits(&prompt));
+                assert!(cosine >= least, "{arch} {types:?} exact={exact} n={n}: cosine {cosine}");
+            }
+        }
+    }
+}
+
+#[test]
+fn rope_variants_match_f64() {
+    let base = TinySpec::new("llama", &FLOATS[1..2]);
+    for spec in [
+        TinySpec { scaling: Scaling::Linear(4.0), ..base.clone() },
+        TinySpec { scaling: Scaling::Yarn(8.0, 64), ..base.clone() },
+        TinySpec { rope_factors: true, ..base.clone() },
+        TinySpec { n_rot: 32, ..base.clone() },
+        TinySpec { scaling: Scaling::Yarn(4.0, 128), n_rot: 32, ..TinySpec::new("qwen3", &FLOATS[..1]) },
+        TinySpec { n_head_kv: 4, ..base.clone() },
+        TinySpec { n_head_kv: 1, head_dim: 32, n_rot: 32, ..base },
+    ] {
+        let model = TinyModel::new(spec);
+        let mut engine = load(&model, false, 1, 512);
+        let prompt = tokens(100, model.n_vocab, 3);
+        let got = engine.prompt_logits(&prompt).expect("logits");
+        let cosine = cosine(&got, &model.reference_logits(&prompt));
+        assert!(cosine >= 0.99999, "{:?}: cosine {cosine}", model.spec);
+    }
+}
+
+#[test]
+fn a_prompt_in_any_pieces_gives_the_same_logits() {
+    let model = TinyModel::new(TinySpec::new("qwen2", &K_MIX));
+    let prompt = tokens(67, model.n_vocab, 5);
+    let want: Vec<f64> =
+        load(&model, true, 1, 512).prompt_logits(&prompt).expect("logits").into_iter().map(f64::from).collect();
+    for n_batch in [1, 3, 8, 33, 66] {
+        let got = load(&model, true, 1, n_batch).prompt_logits(&prompt).expect("logits");
+        let cosine = cosine(&got, &want);
+        assert!(cosine > 0.999_999, "pieces of {n_batch}: cosine {cosine}");
+    }
+}
+
+#[test]
+fn neighbours_in_a_batch_do_not_matter() {
+    let model = TinyModel::new(TinySpec::new("qwen3", &K_MIX));
+    let prompts: Vec<Vec<u32>> = (0..3).map(|s| tokens(20 + 7 * s, model.n_vocab, 40 + s as u64)).collect();
+    let mut engine = load(&model, true, 3, 512);
+    let mut batch = Vec::new();
+    for (s, prompt) in prompts.iter().enumerate() {
+        batch.extend(prompt.iter().enumerate().map(|(i, &token)| BatchToken {
+            token,
+            seq: s as u32,
+            pos: i as u32,
+            output: i + 1 == prompt.len(),
+        }));
+    }
+    let logits = engine.forward(&batch).expect("logits").to_vec();
+    for (row, prompt) in logits.chunks_exact(model.n_vocab).zip(&prompts) {
+        let cosine = cosine(row, &model.reference_logits(prompt));
+        assert!(cosine > 0.99999, "cosine {cosine}");
+    }
+}
+
+/// Greedy tokens of one sequence, alone.
+fn greedy(model: &TinyModel, prompt: &[u32], n: usize) -> Vec<u32> {
+    let mut engine = load(model, true, 1, 512);
+    let mut all = prompt.to_vec();
+    for _ in 0..n {
+        let logits = engine.prompt_logits(&all).expect("logits");
+        let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).expect("logits").0;
+        all.push(best as u32);
+    }
+    all.split_off(prompt.len())
+}
+
+fn greedy_params() -> SamplerParams {
+    SamplerParams { temperature: 0.0, ..SamplerParams::default() }
+}
+
+#[test]
+fn scheduled_sequences_write_what_they_would_write_alone() {
+    let model = TinyModel::new(TinySpec::new("qwen2", &FLOATS));
+    let shared = tokens(30, model.n_vocab, 8);
+    let prompts: Vec<Vec<u32>> =
+        (0..3u64).map(|i| [&shared[..], &tokens(i as usize, model.n_vocab, 50 + i)].concat()).collect();
+    // A batch smaller than a prompt: prompts come in pieces, beside decoding neighbours.
+    let mut scheduler = Scheduler::new(load(&model, true, 3, 16));
+    let ids: Vec<_> = prompts.iter().map(|p| scheduler.start(p, &greedy_params()).expect("a sequence")).collect();
+    let mut written = vec![Vec::new(); 3];
+    while written.iter().any(|w: &Vec<u32>| w.len() < 12) {
+        for event in scheduler.step().expect("a step") {
+            let i = ids.iter().position(|id| *id == event.seq).expect("a known sequence");
+            written[i].push(event.token);
+            if event.end == Some(EndReason::EndOfGeneration) || written[i].len() == 12 {
+                scheduler.release(event.seq);
+            }
+        }
+        if !scheduler.has_work() {
+            break;
+        }
+    }
+    for (prompt, written) in prompts.iter().zip(&written) {
+        let alone = greedy(&model, prompt, written.len());
+        assert_eq!(written, &alone);
+    }
+    assert!(scheduler.stats().shared_tokens >= 58, "{:?}", scheduler.stats());
+}
+
+#[test]
+fn a_paused_sequence_goes_on_behind_what_was_appended() {
+    let model = TinyModel::new(TinySpec::new("llama", &FLOATS));
+    let prompt = tokens(10, model.n_vocab, 21);
+    let extra = tokens(7, model.n_vocab, 22);
+    let mut scheduler = Scheduler::new(load(&model, true, 2, 64));
+    let id = scheduler.start(&prompt, &greedy_params()).expect("a sequence");
+    let first = scheduler.step().expect("a step")[0].token;
+    scheduler.pause(id);
+    assert!(!scheduler.has_work() && scheduler.step().expect("a step").is_empty());
+    scheduler.append(id, &extra).expect("room");
+    let next = scheduler.step().expect("a step")[0].token;
+    let all = [&prompt[..], &[first], &extra].concat();
+    assert_eq!(next, greedy(&model, &all, 1)[0]);
+    assert_eq!(scheduler.room(id), 256 - all.len() - 1);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_a_full_context_ends() {
+    use engine::RequestError;
+    let model = TinyModel::new(TinySpec::new("qwen2", &FLOATS[..1]));
+    let mut scheduler = Scheduler::new(load(&model, true, 1, 64));
+    let n_vocab = model.n_vocab;
+    let params = greedy_params();
+    assert_eq!(scheduler.start(&[], &params), Err(RequestError::EmptyPrompt));
+    let long = tokens(256, n_vocab, 1);
+    assert_eq!(scheduler.start(&long, &params), Err(RequestError::ContextExceeded { found: 256, n_ctx: 256 }));
+    let token = n_vocab as u32;
+    assert_eq!(scheduler.start(&[token], &params), Err(RequestError::TokenOutOfRange { token, n_vocab }));
+    let id = scheduler.start(&long[..250], &params).expect("a sequence");
+    assert_eq!(scheduler.start(&long[..2], &params), Err(RequestError::NoFreeSequence { n_seq: 1 }));
+    assert_eq!(scheduler.append(id, &long[..6]), Err(RequestError::ContextExceeded { found: 256, n_ctx: 256 }));
+    let mut n = 0;
+    let end = loop {
+        for event in scheduler.step().expect("a step") {
+            n += 1;
+            if event.end.is_some() {
+                break;
+            }
+        }
+        if !scheduler.has_work() {
+            break n;
+        }
+    };
+    assert!(end <= 6, "{end} tokens in a context with room for 6");
+}
