@@ -34,6 +34,11 @@ impl LocalModel {
         &self.scheduler
     }
 
+    /// Gives the scheduler back, for callers that only want a conversation rendered.
+    pub fn into_scheduler(self) -> Scheduler {
+        self.scheduler
+    }
+
     fn chat(&self) -> Chat<'_> {
         let engine = self.scheduler.engine();
         Chat { tokenizer: engine.tokenizer(), template: engine.chat_template(), variables: &self.variables }
@@ -203,25 +208,30 @@ mod tests {
     use super::*;
     use engine::gguf::GgufFile;
     use std::path::Path;
+    use std::sync::OnceLock;
 
     const CHATML: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
                           {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
     /// The vocabulary of Qwen 2, where the reference data lies beside the checkout.
-    fn qwen2() -> Option<Tokenizer> {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/vocab/ggml-vocab-qwen2.gguf");
-        if !path.exists() {
-            println!("skipped: {} is not there", path.display());
-            return None;
-        }
-        let file = GgufFile::open(&path).expect("a vocabulary");
-        Some(Tokenizer::from_gguf(file.metadata()).expect("a vocabulary"))
+    fn qwen2() -> Option<&'static Tokenizer> {
+        static TOKENIZER: OnceLock<Option<Tokenizer>> = OnceLock::new();
+        let load = || {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/vocab/ggml-vocab-qwen2.gguf");
+            if !path.exists() {
+                println!("skipped: {} is not there", path.display());
+                return None;
+            }
+            let file = GgufFile::open(&path).expect("a vocabulary");
+            Some(Tokenizer::from_gguf(file.metadata()).expect("a vocabulary"))
+        };
+        TOKENIZER.get_or_init(load).as_ref()
     }
 
     fn with_chat(source: Option<&str>, check: impl Fn(&Chat<'_>)) {
         let Some(tokenizer) = qwen2() else { return };
         let template = source.map(|s| ChatTemplate::new(s, "", "<|im_end|>").expect("a template"));
-        check(&Chat { tokenizer: &tokenizer, template: template.as_ref(), variables: &Value::Null });
+        check(&Chat { tokenizer, template: template.as_ref(), variables: &Value::Null });
     }
 
     fn messages() -> [Message; 2] {
@@ -313,7 +323,7 @@ mod tests {
             let path = entry.expect("an entry").path();
             let source = std::fs::read_to_string(&path).expect("a template");
             let template = ChatTemplate::new(&source, "", "<|im_end|>").expect("a template");
-            let chat = Chat { tokenizer: &tokenizer, template: Some(&template), variables: &Value::Null };
+            let chat = Chat { tokenizer, template: Some(&template), variables: &Value::Null };
             let text = |r: Rendered| tokenizer.decode(&r.tokens, true);
             let opening = text(chat.opening(&messages()).unwrap_or_else(|e| panic!("{}: {e}", path.display())));
             assert!(opening.contains("Be brief.") && opening.contains("1+1?"), "{}: {opening}", path.display());

@@ -23,6 +23,8 @@ pub struct RunReport {
     pub elapsed_s: f64,
     /// What went wrong without ending the run, such as a transcript that couldn't be written.
     pub warnings: Vec<String>,
+    /// Why the submission on disk isn't up to date, where it isn't: then this report is all that holds the answers.
+    pub unwritten: Option<String>,
 }
 
 /// How a run ended.

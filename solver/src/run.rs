@@ -53,7 +53,7 @@ impl Outputs {
     }
 }
 
-/// Why a run can't begin, or couldn't leave its result.
+/// Why a run can't begin.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
@@ -81,9 +81,6 @@ pub enum RunError {
         /// The context.
         n_ctx: usize,
     },
-    /// The last write of the submission failed.
-    #[error(transparent)]
-    Output(#[from] OutputError),
 }
 
 /// What happens during a run. `index` is a problem's position in its set, from 0.
@@ -142,7 +139,7 @@ pub fn check_prompts<M: LanguageModel>(
     Ok(())
 }
 
-/// Works on every problem. An error means that nothing was begun, or that the submission on disk isn't up to date.
+/// Works on every problem. An error means that nothing was begun; how it ended otherwise is in the report.
 pub fn run<M: LanguageModel>(
     model: &mut M,
     python: Arc<dyn Interpreter>,
@@ -193,10 +190,9 @@ pub fn run<M: LanguageModel>(
             _ => {}
         }
     }
-    if run.unwritten.is_some() {
-        if let Some(submission) = &run.outputs.submission {
-            submission.write()?;
-        }
+    // What couldn't be written after its problem gets one more chance.
+    if let (Some(_), Some(submission)) = (&run.unwritten, &run.outputs.submission) {
+        run.unwritten = submission.write().err();
     }
     Ok(RunReport {
         options: options.clone(),
@@ -204,6 +200,7 @@ pub fn run<M: LanguageModel>(
         end,
         elapsed_s: started.elapsed().as_secs_f64(),
         warnings: run.warnings,
+        unwritten: run.unwritten.map(|e| e.to_string()),
     })
 }
 

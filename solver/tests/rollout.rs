@@ -280,10 +280,8 @@ fn an_attempt_in_python_leaves_the_batch_and_the_others_go_on() {
     let options = SolverOptions { stop: StopRule::All, ..options(2) };
     let mut solver = Solver { model: &mut model, python, options: &options, cancel: CancelToken::default() };
     let solved = solver.solve(&problem(), None, &mut |event| {
-        if let SolveEvent::AttemptFinished { attempt } = event {
-            if attempt.number == 2 {
-                answered_tx.send(()).unwrap();
-            }
+        if matches!(event, SolveEvent::AttemptFinished { attempt } if attempt.number == 2) {
+            answered_tx.send(()).unwrap();
         }
     });
     assert_eq!(solved.votes.rows[0].attempts, [1, 2]);
