@@ -244,3 +244,40 @@ fn quads<const R: usize>(steps: &[[[u8; 4]; R]], r: usize, q: &[i8]) -> i32 {
     };
     steps.iter().zip(q.chunks_exact(4)).map(quad).sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::group::tests::random_row;
+    use super::super::rows::{RowBlock, dot_rows};
+    use super::*;
+
+    /// Every level and type against the portable row kernel, with rows and tokens that fill no panel and no tile.
+    #[test]
+    fn panels_agree_with_rows() {
+        for ty in GgmlType::ALL {
+            let Some(span) = span_of(ty) else { continue };
+            let cols = if span == ScaleSpan::Super { 768 } else { 608 };
+            let (n_rows, n) = (45, 23);
+            let data: Vec<u8> = (0..n_rows).flat_map(|r| random_row(ty, cols, r as u64 + 1)).collect();
+            let weight = CpuWeight { ty, rows: n_rows, cols, data: Vec::leak(data) };
+            let x: Vec<f32> = (0..n * cols).map(|i| ((i * 7919 % 2003) as f32 - 1001.0) / 400.0).collect();
+            let mut rows = QuantizedRows::default();
+            rows.quantize(SimdLevel::Portable, &x, n, cols, span);
+            let mut want = vec![0.0; n * n_rows];
+            let block = RowBlock { ty, row_bytes: ty.row_bytes(cols), data: weight.data };
+            for (t, want) in want.chunks_exact_mut(n_rows).enumerate() {
+                dot_rows(SimdLevel::Portable, block, &rows, t, 1, want);
+            }
+            let size = want.iter().map(|w| w * w).sum::<f32>().sqrt() / (want.len() as f32).sqrt();
+            let bias: Vec<f32> = (0..n_rows).map(|r| r as f32).collect();
+            for level in SimdLevel::available() {
+                let mut got = vec![1.0; n * n_rows];
+                multiply(level, &weight, &rows, &Output::new(&mut got, n_rows, Some(&bias), true));
+                for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                    let error = (got - want - 1.0 - bias[i % n_rows]).abs();
+                    assert!(error <= 2e-5 * size.max(1.0), "{ty} {level:?} element {i}: {got} for {want}");
+                }
+            }
+        }
+    }
+}
