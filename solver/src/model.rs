@@ -115,7 +115,7 @@ pub enum ModelError {
     #[error(transparent)]
     Engine(#[from] engine::Error),
     /// More tokens than the context holds.
-    #[error("{tokens} tokens don't fit: the context holds {room} (raise it with -c)")]
+    #[error("{tokens} tokens don't fit: the context holds {room}")]
     TooLong {
         /// Tokens to hold.
         tokens: usize,

@@ -71,7 +71,7 @@ pub enum RunError {
     /// A problem that the model can't even read.
     #[error(
         "the prompt of problem {problem_id:?} has {tokens} tokens, which leaves no room for an answer in a context of \
-         {n_ctx}; raise it with -c"
+         {n_ctx}"
     )]
     PromptTooLong {
         /// The problem.
