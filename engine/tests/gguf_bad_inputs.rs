@@ -265,7 +265,7 @@ fn row_19_tensor_names() {
     refused("duplicate", &file, &["`a` occurs twice"]);
     assert!(Header::parse(&one_tensor(&[b'n'; 64], &[8], 0, 0)).is_ok(), "the longest name");
     refused("over-long", &one_tensor(&[b'n'; 65], &[8], 0, 0), &["name of tensor 0", "65", "64"]);
-    refused("empty", &one_tensor(b"", &[8], 0, 0).as_slice(), &["name of tensor 0", "is empty"]);
+    refused("empty", &one_tensor(b"", &[8], 0, 0), &["name of tensor 0", "is empty"]);
     refused("NUL", &one_tensor(b"a\0", &[8], 0, 0), &["name of tensor 0", "NUL"]);
     refused("not UTF-8", &one_tensor(b"a\xc0", &[8], 0, 0), &["name of tensor 0", "UTF-8"]);
 }

@@ -52,6 +52,26 @@ fn expected_ids() {
     }
 }
 
+/// The prompts whose logits are kept as reference were tokenised by llama.cpp; Qwen2.5-Coder has Qwen2's words.
+#[test]
+fn prompts_of_the_reference_logits() {
+    let Some((_, tokenizer)) = open(QWEN) else { return };
+    let Some(golden) = reference("../golden/logits.json") else { return };
+    let golden: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(golden).unwrap()).unwrap();
+    let mut n_prompts = 0;
+    for case in golden.as_array().unwrap() {
+        if !case["model"].as_str().unwrap().starts_with("qwen2.5-coder") {
+            continue;
+        }
+        let expected: Vec<u64> = case["tokens"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect();
+        let ids: Vec<u64> =
+            tokenizer.encode(case["prompt"].as_str().unwrap(), false).into_iter().map(u64::from).collect();
+        assert_eq!(ids, expected, "{}", case["prompt_name"]);
+        n_prompts += 1;
+    }
+    assert!(n_prompts >= 8, "{n_prompts} prompts");
+}
+
 #[test]
 fn special_tokens() {
     if let Some((_, t)) = open(LLAMA) {

@@ -26,8 +26,11 @@ struct Tensor<'a> {
 
 enum Data<'a> {
     Owned(Vec<u8>),
-    Streamed(Box<dyn Fn(&mut dyn Write) -> io::Result<()> + 'a>),
+    Streamed(Box<Fill<'a>>),
 }
+
+/// Writes a tensor's bytes.
+type Fill<'a> = dyn Fn(&mut dyn Write) -> io::Result<()> + 'a;
 
 impl<'a> GgufWriter<'a> {
     /// An empty file.
