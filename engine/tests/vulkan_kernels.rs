@@ -100,6 +100,7 @@ fn check_product(
 #[test]
 fn matrix_vector_products_of_every_type_and_number_of_columns() {
     let (mut gpu, mut random) = (gpu(), Random(3));
+    gpu.set_tuning(Tuning { matvec_rows: [2, 2], matvec_columns: &[1, 4], ..*gpu.tuning() });
     for ty in GgmlType::ALL {
         // A width that leaves lanes idle, and one that takes several rounds.
         let widths = if ty.block_len() == 1 { [20, 136] } else { [256, 768] };
@@ -115,7 +116,7 @@ fn matrix_vector_products_of_every_type_and_number_of_columns() {
 #[test]
 fn matrix_vector_products_of_more_tokens_than_columns() {
     let (mut gpu, mut random) = (gpu(), Random(4));
-    for n in [9, 16, 33] {
+    for n in [2, 9, 16, 33] {
         let weight = TestWeight::random(&mut random, GgmlType::Q8_0, 21, 96);
         check_product(&mut gpu, &mut random, &weight, n, (true, false), linear::record_matvec);
     }
@@ -133,6 +134,8 @@ fn a_matrix_of_one_row_is_a_matrix_too() {
 #[test]
 fn tiled_products_of_every_type() {
     let (mut gpu, mut random) = (gpu(), Random(6));
+    let tile = MatmulTile { block_rows: 32, block_tokens: 32, thread_rows: 4, thread_tokens: 4 };
+    gpu.set_tuning(Tuning { matmul: tile, ..*gpu.tuning() });
     for ty in GgmlType::ALL {
         // Rows, columns and tokens that don't fill the last tile.
         let widths = if ty.block_len() == 1 { [20, 136] } else { [256, 512] };
@@ -156,10 +159,14 @@ fn products_with_other_workgroups_and_tiles_give_the_same() {
         thread_tokens,
     };
     // Several subgroups per workgroup, as on a GPU whose subgroups are smaller than the workgroup.
-    for (matvec, rows, matmul) in [(64, [2, 2], tile(32, 32, 4, 2)), (32, [1, 8], tile(16, 64, 2, 8))] {
-        gpu.set_tuning(Tuning { matvec, matvec_rows: rows, matmul, ..usual });
+    for (matvec, rows, matmul) in [
+        (usual.matvec, usual.matvec_rows, usual.matmul),
+        (64, [2, 1], tile(32, 32, 4, 2)),
+        (32, [1, 2], tile(16, 64, 2, 8)),
+    ] {
+        gpu.set_tuning(Tuning { matvec, matvec_rows: rows, matvec_columns: &[1, 2, 8], matmul, ..usual });
         let weight = TestWeight::random(&mut random, GgmlType::Q5_K, 70, 512);
-        for n in [1, 8] {
+        for n in [1, 2, 7] {
             check_product(&mut gpu, &mut random, &weight, n, (true, true), linear::record_matvec);
         }
         check_product(&mut gpu, &mut random, &weight, 35, (true, true), linear::record_matmul);

@@ -37,6 +37,11 @@ layout(push_constant) uniform Push {
 
 shared float partials[WG_SIZE / 4 * N_SUMS];
 
+// sum + a · b as four fused multiply-adds.
+float add_dot(float sum, vec4 a, vec4 b) {
+    return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, sum))));
+}
+
 void store(uint row, uint token, float sum) {
     if (row >= push.n_rows || token >= push.n_tokens) return;
     if ((push.flags & HAS_BIAS) != 0) sum += push.bias.v[row];
@@ -65,7 +70,7 @@ void main() {
         [[unroll]] for (uint c = 0; c < N_COLS; c++) {
             [[unroll]] for (uint j = 0; j < UNIT4; j++) {
                 vec4 x = push.x.v[unit_vec4(x_rows[c] + start4, j)];
-                [[unroll]] for (uint r = 0; r < N_ROWS; r++) sums[r][c] += dot(w[r][j], x);
+                [[unroll]] for (uint r = 0; r < N_ROWS; r++) sums[r][c] = add_dot(sums[r][c], w[r][j], x);
             }
         }
     }

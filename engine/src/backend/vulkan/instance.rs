@@ -260,6 +260,7 @@ impl Instance {
         info.subgroup_size = p11.subgroup_size;
         let arithmetic = p11.subgroup_supported_operations.contains(vk::SubgroupFeatureFlags::ARITHMETIC)
             && p11.subgroup_supported_stages.contains(vk::ShaderStageFlags::COMPUTE);
+        let workgroup = limits.max_compute_work_group_invocations.min(limits.max_compute_work_group_size[0]);
         let required = [
             (f12.buffer_device_address != 0, "buffer device addresses (bufferDeviceAddress)".to_owned()),
             (f11.storage_buffer16_bit_access != 0, "16-bit storage (storageBuffer16BitAccess)".to_owned()),
@@ -271,8 +272,8 @@ impl Instance {
                 format!("subgroups of {MIN_SUBGROUP_SIZE} (it has {})", p11.subgroup_size),
             ),
             (
-                limits.max_compute_work_group_invocations >= MIN_WORKGROUP_SIZE,
-                format!("workgroups of {MIN_WORKGROUP_SIZE} (at most {})", limits.max_compute_work_group_invocations),
+                workgroup >= MIN_WORKGROUP_SIZE,
+                format!("workgroups of {MIN_WORKGROUP_SIZE} invocations (it has {workgroup})"),
             ),
             (
                 limits.max_compute_shared_memory_size >= MIN_SHARED_BYTES,

@@ -42,8 +42,9 @@ pub struct Tuning {
     pub matvec: u32,
     /// Rows per workgroup of matrix–vector products of one or two columns, and of more.
     pub matvec_rows: [u32; 2],
-    /// Most columns per workgroup of matrix–vector products, a power of two.
-    pub matvec_columns: u32,
+    /// Numbers of columns that the matrix–vector kernel is compiled for, ascending; a number of tokens in between
+    /// takes the next larger one.
+    pub matvec_columns: &'static [u32],
     /// From this number of tokens on, the tiled product is used.
     pub matmul_from: usize,
     /// Its tile.
@@ -53,7 +54,7 @@ pub struct Tuning {
 impl Tuning {
     /// The sizes for `info`. A matrix–vector workgroup is one subgroup: its sums need no shared memory.
     pub fn of(info: &DeviceInfo) -> Tuning {
-        let tile = MatmulTile { block_rows: 64, block_tokens: 64, thread_rows: 4, thread_tokens: 4 };
+        let tile = MatmulTile { block_rows: 64, block_tokens: 64, thread_rows: 8, thread_tokens: 4 };
         let small_tile = MatmulTile { block_rows: 32, block_tokens: 32, thread_rows: 4, thread_tokens: 2 };
         let general = Tuning {
             elementwise: 128,
@@ -61,14 +62,25 @@ impl Tuning {
             attention: 128,
             matvec: info.subgroup_size.clamp(32, 64),
             matvec_rows: [2, 2],
-            matvec_columns: 8,
-            matmul_from: 9,
+            matvec_columns: &[1, 2, 4, 8],
+            matmul_from: 33,
             matmul: if tile.shared_bytes() <= info.shared_bytes { tile } else { small_tile },
         };
         if !info.is_cpu() {
             return general;
         }
-        // Software runs a subgroup as one thread of vector instructions: few invocations with much work each.
-        Tuning { elementwise: 64, norm: 32, attention: 64, matvec: info.subgroup_size, matvec_rows: [4, 2], ..general }
+        // Software runs a subgroup as one thread of vector instructions and is bound by loads: few invocations with
+        // much work each. It also compiles slowly, so there are fewer variants.
+        Tuning {
+            elementwise: 64,
+            norm: 32,
+            attention: 64,
+            matvec: info.subgroup_size,
+            matvec_rows: [8, 4],
+            matvec_columns: &[1, 4],
+            matmul_from: 48,
+            matmul: MatmulTile { thread_tokens: 8, ..general.matmul },
+            ..general
+        }
     }
 }

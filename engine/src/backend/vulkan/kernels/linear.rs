@@ -76,8 +76,8 @@ pub fn variants(tuning: &Tuning, ty: WeightType, n_batch: usize) -> Vec<Variant>
 }
 
 fn matvec(tuning: &Tuning, ty: WeightType, n_tokens: u32) -> Variant {
-    // A kernel for every power of two; a number in between takes the next larger one.
-    let columns = n_tokens.next_power_of_two().min(tuning.matvec_columns);
+    let all = tuning.matvec_columns;
+    let columns = *all.iter().find(|&&c| c >= n_tokens).or(all.last()).expect("a tuning has a number of columns");
     let rows = tuning.matvec_rows[usize::from(columns > 2)];
     Variant { kernel: Kernel::Matvec(ty), constants: vec![tuning.matvec, rows, columns] }
 }
@@ -132,11 +132,11 @@ mod tests {
             attention: 64,
             matvec: 32,
             matvec_rows: [4, 2],
-            matvec_columns: 8,
-            matmul_from: 9,
+            matvec_columns: &[1, 2, 4, 8],
+            matmul_from: 33,
             matmul: tile,
         };
-        for n_batch in [1, 2, 3, 5, 8, 9, 512] {
+        for n_batch in [1, 2, 3, 5, 8, 9, 33, 512] {
             let prepared = variants(&tuning, WeightType::Q4_K, n_batch);
             let mut used = Vec::new();
             for n in 1..=n_batch {

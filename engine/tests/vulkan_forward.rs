@@ -1,0 +1,128 @@
+//! Whole passes of small models on the software device, under the validation layers, against plain f64: every
+//! architecture and weight type, prompts of one to many tokens, batches of several sequences, shared prompts.
+
+mod support;
+mod vulkan_support;
+
+use engine::backend::BatchToken;
+use engine::gguf::GgmlType;
+use engine::sampler::SamplerParams;
+use engine::scheduler::Scheduler;
+use engine::{BackendChoice, Engine, EngineOptions};
+use support::{Scaling, TinyModel, TinySpec, cosine, tokens};
+use vulkan_support::software_device;
+
+const K_MIX: [GgmlType; 3] = [GgmlType::Q4_K, GgmlType::Q5_K, GgmlType::Q6_K];
+const SMALL_MIX: [GgmlType; 5] = [GgmlType::Q4_0, GgmlType::Q4_1, GgmlType::Q5_0, GgmlType::Q5_1, GgmlType::Q8_0];
+const FLOATS: [GgmlType; 3] = [GgmlType::F32, GgmlType::F16, GgmlType::BF16];
+/// f32 arithmetic and an f16 cache against f64.
+const LEAST_COSINE: f64 = 0.99999;
+
+fn load(model: &TinyModel, n_seq: usize, n_batch: usize) -> Engine {
+    let options = EngineOptions {
+        backend: BackendChoice::Vulkan,
+        device: Some(software_device()),
+        n_ctx: 256,
+        n_seq,
+        n_batch,
+        validation: true,
+        ..EngineOptions::default()
+    };
+    Engine::load(&model.path, &options, &mut |_, _| {}).unwrap_or_else(|e| panic!("{:?}: {e}", model.spec))
+}
+
+fn check(model: &TinyModel, engine: &mut Engine, n: usize) {
+    let prompt = tokens(n, model.n_vocab, n as u64);
+    let got = engine.prompt_logits(&prompt).unwrap_or_else(|e| panic!("{:?}, {n} tokens: {e}", model.spec));
+    let cosine = cosine(&got, &model.reference_logits(&prompt));
+    assert!(cosine >= LEAST_COSINE, "{:?}, {n} tokens: cosine {cosine}", model.spec);
+}
+
+#[test]
+fn architectures_and_types_match_f64() {
+    for (arch, types) in [("llama", &FLOATS[..]), ("qwen2", &SMALL_MIX), ("qwen3", &K_MIX)] {
+        let model = TinyModel::new(TinySpec::new(arch, types));
+        let mut engine = load(&model, 1, 512);
+        for n in [1, 2, 5, 9, 70] {
+            check(&model, &mut engine, n);
+        }
+    }
+}
+
+#[test]
+fn shapes_and_rope_variants_match_f64() {
+    let base = TinySpec::new("llama", &FLOATS[1..2]);
+    for spec in [
+        TinySpec { scaling: Scaling::Linear(4.0), ..base.clone() },
+        TinySpec { scaling: Scaling::Yarn(8.0, 64), n_rot: 32, ..TinySpec::new("qwen3", &FLOATS[1..2]) },
+        TinySpec { rope_factors: true, n_head_kv: 4, ..base.clone() },
+        // Widths that are no multiple of a vec4, a head that is no power of two.
+        TinySpec { n_embd: 102, n_ff: 77, head_dim: 20, n_rot: 20, n_head_kv: 1, ..base },
+    ] {
+        let model = TinyModel::new(spec);
+        check(&model, &mut load(&model, 1, 16), 37);
+    }
+}
+
+#[test]
+fn sequences_in_one_batch_do_not_see_each_other() {
+    let model = TinyModel::new(TinySpec::new("qwen3", &FLOATS[1..2]));
+    let prompts: Vec<Vec<u32>> = (0..3).map(|s| tokens(4 + 17 * s, model.n_vocab, 40 + s as u64)).collect();
+    let mut engine = load(&model, 3, 128);
+    // What an earlier sequence left in the slots must not matter.
+    engine.prompt_logits(&tokens(90, model.n_vocab, 7)).expect("logits");
+    let mut batch = Vec::new();
+    for (s, prompt) in prompts.iter().enumerate() {
+        batch.extend((0..).zip(prompt).map(|(pos, &token)| BatchToken {
+            token,
+            seq: s as u32,
+            pos,
+            output: pos as usize + 1 == prompt.len(),
+        }));
+    }
+    let logits = engine.forward(&batch).expect("logits").to_vec();
+    assert_eq!(logits.len(), 3 * model.n_vocab);
+    for (row, prompt) in logits.chunks_exact(model.n_vocab).zip(&prompts) {
+        let cosine = cosine(row, &model.reference_logits(prompt));
+        assert!(cosine >= LEAST_COSINE, "{} tokens: cosine {cosine}", prompt.len());
+    }
+}
+
+#[test]
+fn a_batch_without_outputs_only_fills_the_cache() {
+    let model = TinyModel::new(TinySpec::new("qwen2", &FLOATS[1..2]));
+    let prompt = tokens(21, model.n_vocab, 5);
+    let mut engine = load(&model, 1, 16);
+    let whole = engine.prompt_logits(&prompt).expect("logits");
+    let part = |range: std::ops::Range<usize>, output| -> Vec<BatchToken> {
+        range.map(|i| BatchToken { token: prompt[i], seq: 0, pos: i as u32, output: output && i == 20 }).collect()
+    };
+    assert_eq!(engine.forward(&part(0..13, false)).expect("no logits"), &[] as &[f32]);
+    let logits = engine.forward(&part(13..21, true)).expect("logits");
+    let want: Vec<f64> = whole.into_iter().map(f64::from).collect();
+    assert!(cosine(logits, &want) > 0.999_999, "the same in other pieces");
+}
+
+#[test]
+fn sequences_that_share_a_prompt_write_what_they_would_write_alone() {
+    let model = TinyModel::new(TinySpec::new("qwen2", &FLOATS[1..2]));
+    let prompt = tokens(30, model.n_vocab, 8);
+    let greedy = SamplerParams { temperature: 0.0, ..SamplerParams::default() };
+    let mut scheduler = Scheduler::new(load(&model, 2, 16));
+    let ids: Vec<_> = (0..2).map(|_| scheduler.start(&prompt, &greedy).expect("a sequence")).collect();
+    let mut written = vec![Vec::new(); 2];
+    while scheduler.has_work() && written.iter().any(|w: &Vec<u32>| w.len() < 6) {
+        for event in scheduler.step().expect("a step") {
+            let i = ids.iter().position(|id| *id == event.seq).expect("a known sequence");
+            written[i].push(event.token);
+        }
+    }
+    assert!(scheduler.stats().shared_tokens >= 29, "{:?}", scheduler.stats());
+    let mut alone = prompt.clone();
+    for _ in 0..written[0].len() {
+        let logits = model.reference_logits(&alone);
+        alone.push(logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).expect("logits").0 as u32);
+    }
+    assert_eq!(written[0], alone[prompt.len()..], "the first");
+    assert_eq!(written[1], written[0], "the one that was copied");
+}
