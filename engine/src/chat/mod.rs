@@ -238,22 +238,20 @@ fn without_generation_tags(source: &str) -> String {
 
 /// Line and length of the longest tag, text in quotes not counted. A tag that doesn't end is counted to the end.
 fn longest_tag(source: &str) -> Option<(usize, usize)> {
-    let mut longest: Option<(usize, usize)> = None;
-    let mut rest = source;
-    while let Some(at) = rest.find("{{").into_iter().chain(rest.find("{%")).chain(rest.find("{#")).min() {
-        let start = source.len() - rest.len() + at;
-        if rest[at..].starts_with("{#") {
-            rest = rest[at + 2..].split_once("#}").map_or("", |(_, after)| after);
-            continue;
-        }
-        let (bytes, n_read) = measure_tag(&rest.as_bytes()[at + 2..]);
-        if longest.is_none_or(|(_, most)| bytes > most) {
-            longest = Some((1 + source[..start].matches('\n').count(), bytes));
-        }
-        // Tags end in ASCII, so this is between characters.
-        rest = &rest[at + 2 + n_read..];
+    let bytes = source.as_bytes();
+    let (mut longest, mut at) = (None, 0);
+    while at + 1 < bytes.len() {
+        at += match &bytes[at..at + 2] {
+            b"{{" | b"{%" => {
+                let (n_counted, n_read) = measure_tag(&bytes[at + 2..]);
+                longest = longest.max(Some((n_counted, at)));
+                2 + n_read
+            }
+            b"{#" => source[at + 2..].find("#}").map_or(bytes.len(), |n| n + 4),
+            _ => 1,
+        };
     }
-    longest
+    longest.map(|(n_counted, start)| (1 + bytes[..start].iter().filter(|byte| **byte == b'\n').count(), n_counted))
 }
 
 /// Bytes outside quotes, and bytes in all, of the tag whose inside starts here.
