@@ -1,6 +1,8 @@
 //! What the Vulkan tests share: the software device with validation on, random weights and activations, buffers in
 //! and out, and comparison with a stated tolerance.
 
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
 use engine::backend::TensorView;
 use engine::backend::vulkan::kernels::Rows;
 use engine::backend::vulkan::{DeviceKind, DeviceOptions, Gpu, MemoryUse, Region, VulkanError, Weight, devices};
