@@ -7,6 +7,15 @@
 //! beside this crate. Surprising fact: a session is not "started"; it is a copy-on-write copy of the memory of an
 //! interpreter that has already imported sympy.
 
+mod cache;
 mod outcome;
+mod output;
+mod pages;
+mod python;
+mod session;
+mod snapshot;
+mod wasi;
 
 pub use outcome::{Completeness, Limits, Outcome, Progress, SandboxError, Status};
+pub use python::Python;
+pub use session::Session;

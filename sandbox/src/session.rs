@@ -1,0 +1,314 @@
+//! A Python session: names persist from call to call; a call that is ended by force leaves no trace.
+//!
+//! Owns one instance of the interpreter, the limits, and the checkpoint that a stopped call is undone with. Called by
+//! whoever runs code; not shared between threads, but it may move. Surprising fact: each call runs on a thread of its
+//! own with a large stack, while the calling thread is the call's alarm clock.
+
+use crate::{
+    outcome::{Completeness, Limits, Outcome, SandboxError, Status},
+    output::Output,
+    pages::Checkpoint,
+    python::{Inner, STACK_BYTES},
+    wasi::{Host, Random, Stop},
+};
+use std::{
+    sync::{Arc, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+use wasmtime::{Memory, Store, Trap, TypedFunc, UpdateDeadline};
+
+/// Statuses of the guest's `run` (`guest/src/lib.rs`).
+const GUEST_OK: i32 = 0;
+const GUEST_EXCEPTION: i32 = 1;
+const GUEST_EXITED: i32 = 2;
+
+/// How long a call may take to stop once it has been told to; told again then.
+const ALARM_REPEAT: Duration = Duration::from_millis(20);
+/// Answering whether code is complete takes microseconds; this bounds hostile code.
+const COMPLETENESS_LIMIT: Duration = Duration::from_secs(2);
+/// Preparing a fresh session is our own code.
+const SEED_LIMIT: Duration = Duration::from_secs(10);
+
+/// One user's interpreter.
+pub struct Session {
+    python: Arc<Inner>,
+    limits: Limits,
+    seed: u64,
+    live: Live,
+    /// The memory as it was before the current call, once there has been one.
+    checkpoint: Option<Checkpoint>,
+}
+
+/// An instance and the functions it exports.
+struct Live {
+    store: Store<Host>,
+    memory: Memory,
+    input: TypedFunc<u32, u32>,
+    reseed: TypedFunc<u64, i32>,
+    run: TypedFunc<(), i32>,
+    is_complete: TypedFunc<(), i32>,
+    report: TypedFunc<(), u32>,
+    report_len: TypedFunc<(), u32>,
+}
+
+impl Session {
+    pub(crate) fn new(python: Arc<Inner>, limits: Limits, seed: u64) -> Result<Session, SandboxError> {
+        python.check(limits)?;
+        let live = Live::seeded(&python, limits, seed)?;
+        Ok(Session { python, limits, seed, live, checkpoint: None })
+    }
+
+    /// Changes the limits of the calls to come. The memory that the session already has is kept.
+    pub fn set_limits(&mut self, limits: Limits) -> Result<(), SandboxError> {
+        self.python.check(limits)?;
+        self.limits = limits;
+        self.live.store.data_mut().limit_bytes = limit_bytes(limits);
+        Ok(())
+    }
+
+    /// Runs `code` as one notebook cell. Whatever it does, the session can be used afterwards.
+    pub fn run(&mut self, code: &str) -> Outcome {
+        self.save();
+        let started = Instant::now();
+        let random = self.live.store.data().random;
+        self.live.begin(self.limits, Duration::from_millis(self.limits.time_ms));
+        let ended = self.live.call(&self.python, code, |live| live.run.clone());
+        let elapsed_ms = started.elapsed().as_millis() as u64;
+        let (status, note) = match ended {
+            Ok(status) => self.live.outcome_of(status),
+            Err(error) => {
+                let status = self.live.status_of(&error, self.limits);
+                let note = self.note(&status, random);
+                (status, Some(note))
+            }
+        };
+        let (mut output, truncated_bytes) = self.live.take_output(self.limits).finish();
+        if let Some(note) = note {
+            if !output.is_empty() && !output.ends_with('\n') {
+                output.push('\n');
+            }
+            output.push_str(&note);
+            output.push('\n');
+        }
+        Outcome { status, output, elapsed_ms, truncated_bytes }
+    }
+
+    /// Whether `code` is a whole cell or needs more lines, as the interactive interpreter decides it.
+    pub fn is_complete(&mut self, code: &str) -> Completeness {
+        self.save();
+        let random = self.live.store.data().random;
+        self.live.begin(self.limits, COMPLETENESS_LIMIT);
+        let answer = self.live.call(&self.python, code, |live| live.is_complete.clone());
+        self.live.take_output(self.limits);
+        match answer {
+            Ok(0) => Completeness::Complete,
+            Ok(1) => Completeness::Incomplete,
+            Ok(_) => Completeness::Invalid,
+            Err(_) => {
+                // Code that breaks the parser breaks `run` too, which reports it.
+                let _ = self.roll_back(random);
+                Completeness::Invalid
+            }
+        }
+    }
+
+    /// Remembers the memory before a call. The first call starts from the image and needs nothing remembered.
+    fn save(&mut self) {
+        match &mut self.checkpoint {
+            None => self.checkpoint = Some(Checkpoint::default()),
+            Some(checkpoint) => checkpoint.take(self.live.memory.data(&self.live.store)),
+        }
+    }
+
+    /// Undoes the call that just ended by force and says so.
+    fn note(&mut self, status: &Status, random: Random) -> String {
+        let what = match status {
+            Status::TimedOut { limit_ms } => format!("time limit of {} s reached", *limit_ms as f64 / 1e3),
+            Status::OutOfMemory { limit_bytes } => format!("memory limit of {} MiB reached", limit_bytes >> 20),
+            Status::Exited { code } => format!("the code ended the process with status {code}"),
+            Status::Crashed { reason } => format!("the interpreter crashed: {reason}"),
+            Status::Ok | Status::Exception { .. } => unreachable!("the call ended by itself: {status:?}"),
+        };
+        match self.roll_back(random) {
+            Ok(()) => format!("[{what}; the session was restored to its state before this cell]"),
+            Err(error) => format!("[{what}; the session could not be restored: {error}]"),
+        }
+    }
+
+    /// Replaces the instance by a fresh one with the memory of the checkpoint. The output so far is carried over.
+    fn roll_back(&mut self, random: Random) -> Result<(), SandboxError> {
+        let n_bytes = self.checkpoint.as_ref().map_or(0, Checkpoint::memory_bytes);
+        let mut fresh = if n_bytes == 0 {
+            Live::seeded(&self.python, self.limits, self.seed)?
+        } else {
+            Live::new(&self.python, self.limits, self.seed)?
+        };
+        if let Some(checkpoint) = self.checkpoint.as_ref().filter(|_| n_bytes > 0) {
+            let missing_bytes = n_bytes.saturating_sub(fresh.memory.data_size(&fresh.store)) as u64;
+            let missing_pages = missing_bytes.div_ceil(fresh.memory.page_size(&fresh.store));
+            fresh.memory.grow(&mut fresh.store, missing_pages).map_err(session_error)?;
+            checkpoint.restore(fresh.memory.data_mut(&mut fresh.store));
+            fresh.store.data_mut().random = random;
+        } else {
+            self.checkpoint = None;
+        }
+        fresh.store.data_mut().output = self.live.take_output(self.limits);
+        fresh.store.data_mut().started = self.live.store.data().started;
+        self.live = fresh;
+        Ok(())
+    }
+}
+
+impl Live {
+    fn new(python: &Inner, limits: Limits, seed: u64) -> Result<Live, SandboxError> {
+        let mut store = Store::new(&python.engine, Host::new(seed, limit_bytes(limits), limits.output_bytes));
+        store.limiter(|host| host);
+        store.epoch_deadline_callback(|context| match Instant::now() < context.data().deadline {
+            true => Ok(UpdateDeadline::Continue(1)),
+            false => Err(Stop::Deadline.into()),
+        });
+        store.set_epoch_deadline(1);
+        let instance = python.instance.instantiate(&mut store).map_err(session_error)?;
+        let memory = instance
+            .get_memory(&mut store, "memory")
+            .ok_or_else(|| SandboxError::Session { reason: "the interpreter exports no memory".into() })?;
+        store.data_mut().memory = Some(memory);
+        Ok(Live {
+            input: instance.get_typed_func(&mut store, "input").map_err(session_error)?,
+            reseed: instance.get_typed_func(&mut store, "seed").map_err(session_error)?,
+            run: instance.get_typed_func(&mut store, "run").map_err(session_error)?,
+            is_complete: instance.get_typed_func(&mut store, "is_complete").map_err(session_error)?,
+            report: instance.get_typed_func(&mut store, "report").map_err(session_error)?,
+            report_len: instance.get_typed_func(&mut store, "report_len").map_err(session_error)?,
+            memory,
+            store,
+        })
+    }
+
+    /// A fresh instance whose random generators are the seed's own.
+    fn seeded(python: &Inner, limits: Limits, seed: u64) -> Result<Live, SandboxError> {
+        let mut live = Live::new(python, limits, seed)?;
+        live.begin(limits, SEED_LIMIT);
+        let reseed = live.reseed.clone();
+        let status = guarded(python, &mut live.store, |store| reseed.call(store, seed)).map_err(session_error)?;
+        let said = live.take_output(limits).finish().0;
+        if status != GUEST_OK {
+            return Err(SandboxError::Session { reason: format!("seeding failed: {said}") });
+        }
+        Ok(live)
+    }
+
+    /// Starts the clock and empties the output.
+    fn begin(&mut self, limits: Limits, time: Duration) {
+        let host = self.store.data_mut();
+        host.deadline = Instant::now() + time;
+        host.refused_memory = false;
+        host.output = Output::new(limits.output_bytes);
+    }
+
+    /// Hands `code` to the guest and calls one of its functions on it.
+    fn call(
+        &mut self,
+        python: &Inner,
+        code: &str,
+        function: impl FnOnce(&Live) -> TypedFunc<(), i32>,
+    ) -> wasmtime::Result<i32> {
+        let (function, input, memory) = (function(self), self.input.clone(), self.memory);
+        guarded(python, &mut self.store, |store| {
+            let address = input.call(&mut *store, code.len() as u32)?;
+            memory.write(&mut *store, address as usize, code.as_bytes())?;
+            function.call(store, ())
+        })
+    }
+
+    /// How a call that returned by itself ended.
+    fn outcome_of(&mut self, status: i32) -> (Status, Option<String>) {
+        let (kind, message) = self.read_report();
+        let status = match status {
+            GUEST_OK => Status::Ok,
+            GUEST_EXCEPTION => Status::Exception { kind, message },
+            GUEST_EXITED => Status::Exited { code: message.parse().unwrap_or(1) },
+            other => Status::Crashed { reason: format!("the interpreter returned {other}") },
+        };
+        (status, None)
+    }
+
+    /// How a call that was ended by force ended.
+    fn status_of(&self, error: &wasmtime::Error, limits: Limits) -> Status {
+        match (error.downcast_ref::<Stop>(), error.downcast_ref::<Trap>()) {
+            (Some(Stop::Deadline), _) => Status::TimedOut { limit_ms: limits.time_ms },
+            (Some(Stop::Exit(code)), _) => Status::Exited { code: *code },
+            // An allocation that was refused ends in an abort, which the module does by `unreachable`.
+            (None, Some(Trap::UnreachableCodeReached)) if self.store.data().refused_memory => {
+                Status::OutOfMemory { limit_bytes: limits.memory_bytes }
+            }
+            // The guest's stack lies below everything else: overflowing it leaves the memory.
+            (None, Some(Trap::StackOverflow | Trap::MemoryOutOfBounds)) => {
+                Status::Crashed { reason: "its stack overflowed (too deeply nested code or data)".into() }
+            }
+            (None, Some(trap)) => Status::Crashed { reason: trap.to_string() },
+            (None, None) => Status::Crashed { reason: format!("{error:#}") },
+        }
+    }
+
+    /// Kind and message of the last exception.
+    fn read_report(&mut self) -> (String, String) {
+        let read = |live: &mut Live| -> wasmtime::Result<Vec<u8>> {
+            let address = live.report.call(&mut live.store, ())? as usize;
+            let mut bytes = vec![0; live.report_len.call(&mut live.store, ())? as usize];
+            live.memory.read(&live.store, address, &mut bytes)?;
+            Ok(bytes)
+        };
+        let report = read(self).unwrap_or_default();
+        let mut parts = report.splitn(2, |byte| *byte == 0).map(|part| String::from_utf8_lossy(part).into_owned());
+        (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
+    }
+
+    fn take_output(&mut self, limits: Limits) -> Output {
+        std::mem::replace(&mut self.store.data_mut().output, Output::new(limits.output_bytes))
+    }
+}
+
+/// Runs `act` on a thread with a large stack and ends it by an epoch change once the store's deadline has passed.
+fn guarded<T: Send>(
+    python: &Inner,
+    store: &mut Store<Host>,
+    act: impl FnOnce(&mut Store<Host>) -> wasmtime::Result<T> + Send,
+) -> wasmtime::Result<T> {
+    let deadline = store.data().deadline;
+    store.set_epoch_deadline(1);
+    thread::scope(|scope| {
+        let (done, is_done) = mpsc::channel();
+        let builder = thread::Builder::new().name("python".into()).stack_size(STACK_BYTES);
+        let call = builder.spawn_scoped(scope, move || {
+            let result = act(store);
+            // The receiver lives until this thread is joined.
+            let _ = done.send(());
+            result
+        })?;
+        let mut wait = deadline.saturating_duration_since(Instant::now());
+        while is_done.recv_timeout(wait) == Err(mpsc::RecvTimeoutError::Timeout) {
+            python.engine.increment_epoch();
+            wait = ALARM_REPEAT;
+        }
+        call.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Runs `act` on a thread with the stack that the interpreter may need.
+pub(crate) fn on_large_stack<T: Send>(act: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| {
+        let builder = thread::Builder::new().stack_size(STACK_BYTES);
+        let thread = builder.spawn_scoped(scope, act).expect("a thread while the interpreter is prepared");
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn limit_bytes(limits: Limits) -> usize {
+    usize::try_from(limits.memory_bytes).unwrap_or(usize::MAX)
+}
+
+fn session_error(error: wasmtime::Error) -> SandboxError {
+    SandboxError::Session { reason: format!("{error:#}") }
+}

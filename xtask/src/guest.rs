@@ -1,0 +1,252 @@
+//! `cargo xtask guest`: builds the Python interpreter of the sandbox for WebAssembly.
+//!
+//! Owns the tool chain of that build and the record that ties the module in the repository to its sources; the build
+//! itself is cargo's, in `sandbox/guest`. Uses rustup's `wasm32-wasip1` target where it is installed. Where it is not
+//! and cannot be fetched, Debian's copies of the Rust library's source and of wasi-libc, unpacked below the user's
+//! cache, take its place: nothing is installed. Takes ten to twenty minutes the first time.
+
+use crate::shell::{self, step};
+use anyhow::{Context, Result, bail, ensure};
+use sha2::{Digest, Sha256};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+const TARGET: &str = "wasm32-wasip1";
+/// Stack of the interpreter: deep recursion in Python code needs more than the linker's default.
+const STACK_BYTES: usize = 16 << 20;
+/// Debian's suite that carries the source of current Rust libraries.
+const DEBIAN: &str = "http://deb.debian.org/debian trixie-backports main";
+const DEBIAN_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// zstd's strongest level whose window the decoder in the sandbox accepts.
+const ZSTD_LEVEL: &str = "-19";
+const ZSTD_WINDOW: &str = "--long=26";
+
+/// Builds the module and its record: `sandbox/guest.wasm.zst` and `sandbox/guest.sha256`.
+pub fn build(root: &Path) -> Result<()> {
+    let sandbox = root.join("sandbox");
+    let guest = sandbox.join("guest");
+    let cache = cache_dir()?.join("guest-toolchain");
+    let python = python_packages(&guest, &cache)?;
+    let tools = ToolChain::find(&cache)?;
+
+    step("building the Python interpreter for WebAssembly");
+    let mut cargo = Command::new("cargo");
+    // Cargo sets these for its own children; the guest is another workspace.
+    for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CARGO_PKG_")) {
+        cargo.env_remove(name);
+    }
+    cargo.env_remove("CARGO_MANIFEST_DIR").env_remove("RUSTFLAGS").env("GUEST_PYTHON_PATH", &python);
+    cargo.current_dir(&guest).args(["build", "--release", "--lib", "--locked", "--ignore-rust-version"]);
+    cargo.args(["--target", TARGET]).env("CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS", tools.rust_flags(&guest)?);
+    if let ToolChain::Debian { library, .. } = &tools {
+        cargo.arg("-Zbuild-std=std,panic_abort");
+        cargo.env("RUSTC_BOOTSTRAP", "1").env("__CARGO_TESTS_ONLY_SRC_ROOT", library);
+    }
+    shell::run(&mut cargo)?;
+
+    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| guest.join("target"), PathBuf::from);
+    let wasm = target.join(TARGET).join("release").join("guest.wasm");
+    let module = sandbox.join("guest.wasm.zst");
+    compress(&wasm, &module)?;
+    let record = sandbox.join("guest.sha256");
+    fs::write(&record, record_of(&sandbox)?).with_context(|| format!("cannot write {}", record.display()))?;
+    let n_bytes = fs::metadata(&module).with_context(|| format!("cannot read {}", module.display()))?.len();
+    step(&format!("{}: {:.1} MB", module.display(), n_bytes as f64 / 1e6));
+    Ok(())
+}
+
+/// Compresses `wasm` into `packed` with the `zstd` program; the decoder in the sandbox is Rust.
+fn compress(wasm: &Path, packed: &Path) -> Result<()> {
+    step("compressing the module");
+    ensure!(
+        shell::capture(Command::new("zstd").arg("--version")).is_some(),
+        "the program `zstd` is missing: install it (on Debian: apt-get install zstd)"
+    );
+    let mut zstd = Command::new("zstd");
+    zstd.args(["--quiet", "--force", "--no-progress", ZSTD_LEVEL, ZSTD_WINDOW]).arg(wasm).arg("-o").arg(packed);
+    shell::run(&mut zstd)
+}
+
+/// One line `<sha256>  <path below sandbox/>` for every source and for the module, sorted by path.
+fn record_of(sandbox: &Path) -> Result<String> {
+    let mut files = vec![sandbox.join("guest.wasm.zst")];
+    for name in ["Cargo.toml", "Cargo.lock", "build.rs", "requirements.txt"] {
+        files.push(sandbox.join("guest").join(name));
+    }
+    for directory in ["src", "python"] {
+        collect(&sandbox.join("guest").join(directory), &mut files)?;
+    }
+    let mut lines = Vec::new();
+    for file in &files {
+        let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let name = file.strip_prefix(sandbox).expect("collected below sandbox/").display().to_string();
+        lines.push((name, format!("{:x}", Sha256::digest(bytes))));
+    }
+    lines.sort();
+    Ok(lines.iter().map(|(name, digest)| format!("{digest}  {name}\n")).collect())
+}
+
+fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(directory).with_context(|| format!("cannot list {}", directory.display()))? {
+        let path = entry?.path();
+        if path.is_dir() {
+            collect(&path, files)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs" || extension == "py") {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// sympy and mpmath at the versions and hashes of `requirements.txt`, unpacked below the cache.
+fn python_packages(guest: &Path, cache: &Path) -> Result<PathBuf> {
+    let requirements = guest.join("requirements.txt");
+    let text = fs::read(&requirements).with_context(|| format!("cannot read {}", requirements.display()))?;
+    let directory = cache.join(format!("python-{:.16}", format!("{:x}", Sha256::digest(text))));
+    if directory.join("sympy").is_dir() && directory.join("mpmath").is_dir() {
+        return Ok(directory);
+    }
+    step("fetching sympy and mpmath");
+    let unfinished = directory.with_extension("part");
+    let _ = fs::remove_dir_all(&unfinished);
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--require-hashes", "--target"]);
+    shell::run(pip.arg(&unfinished).arg("-r").arg(&requirements))?;
+    for extra in ["bin", "share", "isympy.py"] {
+        let path = unfinished.join(extra);
+        let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+    }
+    fs::rename(&unfinished, &directory).with_context(|| format!("cannot create {}", directory.display()))?;
+    Ok(directory)
+}
+
+/// What compiles Rust to WebAssembly on this machine.
+enum ToolChain {
+    /// rustup's prebuilt standard library.
+    Rustup,
+    /// The standard library's source, and wasi-libc, out of Debian's packages.
+    Debian { library: PathBuf, libc: PathBuf },
+}
+
+impl ToolChain {
+    fn find(cache: &Path) -> Result<ToolChain> {
+        let is_installed = || {
+            let sysroot = shell::capture(Command::new("rustc").args(["--print", "sysroot"]));
+            sysroot.is_some_and(|root| Path::new(root.trim()).join("lib/rustlib").join(TARGET).join("lib").is_dir())
+        };
+        if is_installed() {
+            return Ok(ToolChain::Rustup);
+        }
+        step(&format!("fetching the {TARGET} target"));
+        if shell::run(Command::new("rustup").args(["target", "add", TARGET])).is_ok() && is_installed() {
+            return Ok(ToolChain::Rustup);
+        }
+        step("rustup has no such target here: taking the library's source and wasi-libc from Debian's packages");
+        ToolChain::from_debian(cache)
+    }
+
+    /// Downloads and unpacks the packages below `cache`, with lists of their own: the system's apt stays as it is.
+    fn from_debian(cache: &Path) -> Result<ToolChain> {
+        let version = shell::capture(Command::new("rustc").arg("--version")).context("rustc is not installed")?;
+        let version = version.split_whitespace().nth(1).context("rustc shows no version")?.to_owned();
+        let prefix = cache.join("prefix");
+        let library = prefix.join(format!("usr/src/rustc-{version}/library"));
+        let libc = prefix.join("usr/lib").join(TARGET);
+        if !library.is_dir() || !libc.join("libc.a").is_file() {
+            let apt = Apt::new(cache)?;
+            apt.update()?;
+            let source = apt.newest("rust-src", &format!("{version}+"))?;
+            apt.unpack(&[format!("rust-src={source}"), "wasi-libc".into()], &prefix)?;
+            ensure!(library.is_dir(), "rust-src {source} does not hold {}", library.display());
+            ensure!(libc.join("libc.a").is_file(), "wasi-libc does not hold {}", libc.join("libc.a").display());
+        }
+        Ok(ToolChain::Debian { library, libc })
+    }
+
+    /// Flags of the target's compilation. Paths of this machine are kept out of the module.
+    fn rust_flags(&self, guest: &Path) -> Result<String> {
+        let cargo_home = match env::var_os("CARGO_HOME") {
+            Some(home) => PathBuf::from(home),
+            None => PathBuf::from(env::var_os("HOME").context("HOME is not set")?).join(".cargo"),
+        };
+        let mut remapped = vec![(cargo_home.join("registry/src"), "/crates"), (guest.to_owned(), "/guest")];
+        let mut flags = format!("-C link-arg=-zstack-size={STACK_BYTES} -C target-feature=+simd128,+bulk-memory");
+        if let ToolChain::Debian { library, libc } = self {
+            remapped.push((library.parent().unwrap_or(library).to_owned(), "/rust"));
+            flags += &format!(" -L native={}", libc.display());
+        }
+        for (path, shown) in remapped {
+            flags += &format!(" --remap-path-prefix={}={shown}", path.display());
+        }
+        Ok(flags)
+    }
+}
+
+/// apt with its own sources, lists and archives.
+struct Apt {
+    directory: PathBuf,
+    options: Vec<String>,
+}
+
+impl Apt {
+    fn new(cache: &Path) -> Result<Apt> {
+        let directory = cache.join("apt");
+        for name in ["lists/partial", "archives/partial", "debs"] {
+            let path = directory.join(name);
+            fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        }
+        ensure!(Path::new(DEBIAN_KEYRING).is_file(), "{DEBIAN_KEYRING} is missing: this needs Debian's signing keys");
+        let sources = directory.join("sources.list");
+        fs::write(&sources, format!("deb [signed-by={DEBIAN_KEYRING}] {DEBIAN}\n"))
+            .with_context(|| format!("cannot write {}", sources.display()))?;
+        let set = |name: &str, value: String| ["-o".to_owned(), format!("{name}={value}")];
+        let options = [
+            set("Dir::Etc::sourcelist", sources.display().to_string()),
+            set("Dir::Etc::sourceparts", "/dev/null".into()),
+            set("Dir::State::lists", directory.join("lists").display().to_string()),
+            set("Dir::Cache::archives", directory.join("archives").display().to_string()),
+            set("Dir::Cache::pkgcache", String::new()),
+            set("Dir::Cache::srcpkgcache", String::new()),
+            set("APT::Sandbox::User", String::new()),
+        ];
+        Ok(Apt { directory, options: options.concat() })
+    }
+
+    fn update(&self) -> Result<()> {
+        shell::run(Command::new("apt-get").args(&self.options).args(["-q", "update"]))
+    }
+
+    /// The newest version of `package` that starts with `prefix`.
+    fn newest(&self, package: &str, prefix: &str) -> Result<String> {
+        let list = shell::capture(Command::new("apt-cache").args(&self.options).args(["madison", package]));
+        let list = list.with_context(|| format!("apt knows no package {package}"))?;
+        let versions = list.lines().filter_map(|line| line.split('|').nth(1).map(str::trim));
+        match versions.filter(|version| version.starts_with(prefix)).max() {
+            Some(version) => Ok(version.to_owned()),
+            None => bail!("no {package} {prefix}… in {DEBIAN}; `rustup target add {TARGET}` makes this unnecessary"),
+        }
+    }
+
+    fn unpack(&self, packages: &[String], prefix: &Path) -> Result<()> {
+        let debs = self.directory.join("debs");
+        let mut download = Command::new("apt-get");
+        shell::run(download.current_dir(&debs).args(&self.options).args(["-q", "download"]).args(packages))?;
+        fs::create_dir_all(prefix).with_context(|| format!("cannot create {}", prefix.display()))?;
+        for entry in fs::read_dir(&debs).with_context(|| format!("cannot list {}", debs.display()))? {
+            let path = entry?.path();
+            shell::run(Command::new("dpkg").arg("-x").arg(&path).arg(prefix))?;
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+        Ok(())
+    }
+}
+
+/// `$XDG_CACHE_HOME/aimo-engine`, or below `~/.cache`.
+fn cache_dir() -> Result<PathBuf> {
+    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path: &PathBuf| path.is_absolute());
+    let root = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
+    Ok(root.context("set XDG_CACHE_HOME or HOME")?.join("aimo-engine"))
+}
