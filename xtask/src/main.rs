@@ -5,6 +5,7 @@
 //! each task says what it does before it does it.
 
 mod demo;
+mod guest;
 mod models;
 mod setup;
 mod shell;
@@ -31,6 +32,8 @@ enum Task {
     Demo(demo::Args),
     /// Install what is missing and run every test of the workspace
     Test(test::Args),
+    /// Build the Python interpreter of the sandbox for WebAssembly (its result is kept in the repository)
+    Guest,
     /// Fetch models into the cache directory
     Models {
         /// Which ones
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Task::Setup => setup::ensure(&setup::Need::ALL),
         Task::Demo(args) => demo::run(&root(), &args),
         Task::Test(args) => test::run(&root(), &args),
+        Task::Guest => guest::build(&root()),
         Task::Models { names } => setup::ensure(&[setup::Need::Pip]).and_then(|()| {
             names.iter().try_for_each(|name| models::fetch(models::by_name(name)?, &models::dir()?).map(|_| ()))
         }),

@@ -1,0 +1,196 @@
+//! The command line: names and defaults of all commands and of the argument groups they share. Parsing does no I/O;
+//! each command resolves its arguments itself. Where llama.cpp has a flag, it is called the same here.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use engine::sampler::SamplerParams;
+
+use crate::commands::{bench, devices, generate, info, logits, python, run, tokenize};
+
+/// Solves olympiad-level maths problems with a local language model, offline, in one program.
+#[derive(Debug, Parser)]
+#[command(name = "aimo-engine", version, max_term_width = 110)]
+pub struct Cli {
+    /// No progress on standard error
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Solve problems: the model thinks, writes Python, sees its output, and answers; attempts vote
+    Run(Box<run::Args>),
+    /// Continue a text, or answer a message with --chat
+    Generate(Box<generate::Args>),
+    /// Show what a model file holds
+    Info(info::Args),
+    /// Show the tokens of a text
+    Tokenize(tokenize::Args),
+    /// Print or save the logits of a prompt's last position
+    Logits(logits::Args),
+    /// Measure prompt and generation speed, memory bandwidth and peak memory
+    Bench(bench::Args),
+    /// List the devices that a model can run on
+    Devices(devices::Args),
+    /// Run Python in the sandbox: a REPL, `-c CODE`, or a file
+    Python(python::Args),
+}
+
+/// Which device computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Backend {
+    /// A real GPU where there is one, else the CPU
+    Auto,
+    /// A Vulkan device: the best GPU, or a software one where there is no other
+    Vulkan,
+    /// The CPU
+    Cpu,
+}
+
+impl From<Backend> for engine::BackendChoice {
+    fn from(backend: Backend) -> Self {
+        match backend {
+            Backend::Auto => engine::BackendChoice::Auto,
+            Backend::Vulkan => engine::BackendChoice::Vulkan,
+            Backend::Cpu => engine::BackendChoice::Cpu,
+        }
+    }
+}
+
+/// Which device, and how it computes.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Device")]
+pub struct DeviceArgs {
+    /// Where to compute
+    #[arg(long, value_enum, default_value_t = Backend::Auto)]
+    pub backend: Backend,
+    /// Vulkan device: its number in `aimo-engine devices`, or a part of its name
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<String>,
+    /// Keep activations in f32 in products with quantised weights (slower, closer to the reference)
+    #[arg(long)]
+    pub exact: bool,
+    /// Run under Vulkan's validation layers
+    #[arg(long)]
+    pub validation: bool,
+}
+
+/// A model and how it is loaded.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// GGUF file
+    #[arg(short, long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// Tokens that a sequence can hold; 0 = as trained, at most 4096
+    #[arg(short, long, value_name = "N", default_value_t = 0)]
+    pub ctx_size: usize,
+    /// Most tokens in one pass
+    #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = at_least_one)]
+    pub batch_size: usize,
+    /// CPU threads; 0 = all cores
+    #[arg(short, long, value_name = "N", default_value_t = 0)]
+    pub threads: usize,
+    /// Where to compute.
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// How tokens are chosen.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Sampling")]
+pub struct SamplingArgs {
+    /// Seed: the same seed gives the same tokens
+    #[arg(short, long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Temperature; 0 = always the likeliest token
+    #[arg(long, value_name = "T", default_value_t = 0.8, value_parser = temperature)]
+    pub temp: f32,
+    /// Keep the K likeliest tokens; 0 = all
+    #[arg(long, value_name = "K", default_value_t = 40)]
+    pub top_k: usize,
+    /// Keep the likeliest tokens whose probabilities sum to P; 1 = off
+    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = probability)]
+    pub top_p: f32,
+    /// Keep tokens with at least P times the probability of the likeliest; 0 = off
+    #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = probability)]
+    pub min_p: f32,
+    /// Divide the logits of tokens that occurred lately by this; 1 = off
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = penalty)]
+    pub repeat_penalty: f32,
+    /// How many tokens "lately" means
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub repeat_last_n: usize,
+}
+
+impl SamplingArgs {
+    /// The engine's parameters.
+    pub fn params(&self, n_top_logprobs: usize) -> SamplerParams {
+        SamplerParams {
+            temperature: self.temp,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repeat_penalty: self.repeat_penalty,
+            repeat_last_n: self.repeat_last_n,
+            seed: self.seed,
+            n_top_logprobs,
+        }
+    }
+}
+
+/// A count of at least 1.
+pub fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(n) if n >= 1 => Ok(n),
+        _ => Err("must be a whole number of at least 1".to_owned()),
+    }
+}
+
+/// A time of more than 0 s, at most 10⁹ s.
+pub fn seconds(text: &str) -> Result<f64, String> {
+    number(text, |x| x > 0.0 && x <= 1e9, "must be a number of seconds above 0")
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    number(text, |x| x >= 0.0, "must be a number of at least 0").map(|x| x as f32)
+}
+
+fn probability(text: &str) -> Result<f32, String> {
+    number(text, |x| (0.0..=1.0).contains(&x), "must be a number from 0 to 1").map(|x| x as f32)
+}
+
+fn penalty(text: &str) -> Result<f32, String> {
+    number(text, |x| x > 0.0, "must be a number above 0").map(|x| x as f32)
+}
+
+fn number(text: &str, allowed: impl Fn(f64) -> bool, message: &str) -> Result<f64, String> {
+    text.parse::<f64>().ok().filter(|x| x.is_finite() && allowed(*x)).ok_or_else(|| message.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_refused() {
+        assert!(temperature("nan").is_err());
+        assert!(temperature("-0.1").is_err());
+        assert_eq!(temperature("0"), Ok(0.0));
+        assert!(probability("1.01").is_err());
+        assert!(penalty("0").is_err());
+        assert!(at_least_one("0").is_err());
+        assert!(seconds("inf").is_err());
+    }
+}

@@ -1,0 +1,360 @@
+//! `aimo-engine bench`: prompt and generation speed with llama-bench's flags and field names, and beside each speed
+//! what bounds it: bytes read per second as a share of the memory's measured bandwidth.
+//!
+//! Tokens are random and their meaning is ignored, end-of-text included; every repetition starts at the same depth.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::ValueEnum;
+use comfy_table::{Table, presets};
+use engine::backend::BatchToken;
+use engine::{Engine, EngineOptions};
+use serde::Serialize;
+
+use crate::args::{DeviceArgs, at_least_one};
+use crate::bandwidth;
+use crate::failure::Failure;
+use crate::load;
+
+/// Arguments of `bench`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// GGUF files
+    #[arg(short, long, value_name = "FILE", required = true, value_delimiter = ',')]
+    model: Vec<PathBuf>,
+    /// Prompt lengths; 0 = no prompt test
+    #[arg(short = 'p', long, value_name = "N,…", value_delimiter = ',', default_value = "512")]
+    n_prompt: Vec<usize>,
+    /// Numbers of tokens to generate; 0 = no generation test
+    #[arg(short = 'n', long, value_name = "N,…", value_delimiter = ',', default_value = "128")]
+    n_gen: Vec<usize>,
+    /// Tokens in the context before a test starts
+    #[arg(short = 'd', long, value_name = "N,…", value_delimiter = ',', default_value = "0")]
+    n_depth: Vec<usize>,
+    /// Most tokens in one pass
+    #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = at_least_one)]
+    batch_size: usize,
+    /// CPU threads; 0 = all cores
+    #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "0")]
+    threads: Vec<usize>,
+    /// Repetitions of each test, after one that is not counted
+    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = at_least_one)]
+    repetitions: usize,
+    /// Form of the output
+    #[arg(short, long, value_enum, default_value_t = Format::Md)]
+    output: Format,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// Form of the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// A Markdown table
+    Md,
+    /// A JSON array of objects
+    Json,
+}
+
+/// One test of one model. Field names are llama-bench's where it has the field.
+#[derive(Debug, Serialize)]
+struct Record {
+    build_number: &'static str,
+    cpu_info: String,
+    backends: String,
+    model_filename: String,
+    model_type: String,
+    model_size: u64,
+    model_n_params: u64,
+    n_batch: usize,
+    n_threads: usize,
+    n_prompt: usize,
+    n_gen: usize,
+    n_depth: usize,
+    avg_ns: u64,
+    stddev_ns: u64,
+    avg_ts: f64,
+    stddev_ts: f64,
+    samples_ns: Vec<u64>,
+    samples_ts: Vec<f64>,
+    /// Weights and cache that one generated token reads, times tokens per second; absent for prompts.
+    gb_per_s: Option<f64>,
+    /// Read bandwidth of the memory, measured with the same threads after the tests.
+    bandwidth_gb_per_s: f64,
+    /// `gb_per_s / bandwidth_gb_per_s`.
+    bandwidth_share: Option<f64>,
+    /// Most resident memory of the process so far (mapped weights included), where the system tells.
+    peak_rss_bytes: Option<u64>,
+}
+
+/// What is measured: `n_prompt` tokens in batches, or `n_gen` tokens one by one, after `n_depth` tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Test {
+    n_prompt: usize,
+    n_gen: usize,
+    n_depth: usize,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure> {
+    let tests = tests(args);
+    if tests.is_empty() {
+        return Err(Failure::Usage("nothing to measure: -p and -n are both 0".to_owned()));
+    }
+    // Every file before the first measurement.
+    args.model.iter().try_for_each(|path| load::open(path).map(|_| ()))?;
+    let mut records = Vec::new();
+    for path in &args.model {
+        for &threads in &args.threads {
+            let first = records.len();
+            measure_model(args, path, threads, &tests, quiet, &mut records)?;
+            // After the tests, so that its buffer is not part of their peak memory.
+            let n_threads = records[first].n_threads;
+            let bandwidth = bandwidth::read_gb_per_s(n_threads);
+            for record in &mut records[first..] {
+                record.bandwidth_gb_per_s = bandwidth;
+                record.bandwidth_share = record.gb_per_s.map(|rate| rate / bandwidth);
+            }
+        }
+    }
+    match args.output {
+        Format::Json => {
+            serde_json::to_writer_pretty(&mut *out, &records)?;
+            writeln!(out)?;
+        }
+        Format::Md => writeln!(out, "{}", table(&records))?,
+    }
+    Ok(())
+}
+
+/// Prompt tests before generation tests, at each depth.
+fn tests(args: &Args) -> Vec<Test> {
+    let mut tests = Vec::new();
+    for &n_depth in &args.n_depth {
+        let prompt = args.n_prompt.iter().map(|&n_prompt| Test { n_prompt, n_gen: 0, n_depth });
+        let generation = args.n_gen.iter().map(|&n_gen| Test { n_prompt: 0, n_gen, n_depth });
+        tests.extend(prompt.chain(generation).filter(|t| t.n_prompt + t.n_gen > 0));
+    }
+    tests
+}
+
+fn measure_model(
+    args: &Args,
+    path: &Path,
+    threads: usize,
+    tests: &[Test],
+    quiet: bool,
+    records: &mut Vec<Record>,
+) -> Result<(), Failure> {
+    let longest = tests.iter().map(|t| t.n_depth + t.n_prompt + t.n_gen).max().unwrap_or(0);
+    let options = EngineOptions {
+        backend: args.device.backend.into(),
+        device: args.device.device.clone(),
+        n_ctx: longest,
+        n_seq: 1,
+        n_batch: args.batch_size,
+        n_threads: threads,
+        exact: args.device.exact,
+        validation: args.device.validation,
+    };
+    let mut engine = load::load_with(path, &options, quiet)?;
+    let failed = |e: engine::Error| Failure::engine(path, &e);
+    for &test in tests {
+        let mut tokens = RandomTokens::new(engine.config().n_vocab);
+        if test.n_depth > 0 {
+            pass_in_batches(&mut engine, &mut tokens, 0, test.n_depth).map_err(failed)?;
+        }
+        let mut samples_ns = Vec::with_capacity(args.repetitions);
+        for repetition in 0..=args.repetitions {
+            let start = Instant::now();
+            if test.n_prompt > 0 {
+                pass_in_batches(&mut engine, &mut tokens, test.n_depth, test.n_prompt).map_err(failed)?;
+            } else {
+                // The first repetition warms up: a few tokens touch every weight.
+                let n = if repetition == 0 { test.n_gen.min(4) } else { test.n_gen };
+                for i in 0..n {
+                    pass_in_batches(&mut engine, &mut tokens, test.n_depth + i, 1).map_err(failed)?;
+                }
+            }
+            if repetition > 0 {
+                samples_ns.push(start.elapsed().as_nanos() as u64);
+            }
+        }
+        let record = record(&engine, path, threads, test, samples_ns);
+        if !quiet {
+            eprintln!("{}: {:.2} ± {:.2} tok/s", test.name(), record.avg_ts, record.stddev_ts);
+        }
+        records.push(record);
+    }
+    Ok(())
+}
+
+/// Computes `n` tokens at positions `start..`, with logits for the last one, as a request would.
+fn pass_in_batches(
+    engine: &mut Engine,
+    tokens: &mut RandomTokens,
+    start: usize,
+    n: usize,
+) -> Result<(), engine::Error> {
+    let n_batch = engine.n_batch();
+    let mut done = 0;
+    while done < n {
+        let size = n_batch.min(n - done);
+        let batch: Vec<BatchToken> = (done..done + size)
+            .map(|i| BatchToken { token: tokens.next(), seq: 0, pos: (start + i) as u32, output: i + 1 == n })
+            .collect();
+        engine.forward(&batch)?;
+        done += size;
+    }
+    Ok(())
+}
+
+fn record(engine: &Engine, path: &Path, threads: usize, test: Test, samples_ns: Vec<u64>) -> Record {
+    let n_tokens = (test.n_prompt + test.n_gen) as f64;
+    let samples_ts: Vec<f64> = samples_ns.iter().map(|ns| n_tokens * 1e9 / *ns as f64).collect();
+    let (avg_ts, stddev_ts) = mean_and_deviation(&samples_ts);
+    let (avg_ns, stddev_ns) = mean_and_deviation(&samples_ns.iter().map(|ns| *ns as f64).collect::<Vec<_>>());
+    let config = engine.config();
+    // Keys and values of all earlier positions, on average over the test, are read with the weights.
+    let mean_depth = test.n_depth + test.n_gen / 2;
+    let token_bytes = engine.weight_bytes() + (mean_depth * config.kv_bytes_per_token()) as u64;
+    let file = engine.gguf();
+    Record {
+        build_number: env!("CARGO_PKG_VERSION"),
+        cpu_info: cpu_name(),
+        backends: engine.backend_name(),
+        model_filename: path.display().to_string(),
+        model_type: format!("{} {}", config.arch.name(), largest_type(engine)),
+        model_size: file.tensors().iter().map(|t| t.bytes).sum(),
+        model_n_params: file.tensors().iter().map(|t| t.dims.iter().product::<u64>()).sum(),
+        n_batch: engine.n_batch(),
+        n_threads: effective_threads(threads),
+        n_prompt: test.n_prompt,
+        n_gen: test.n_gen,
+        n_depth: test.n_depth,
+        avg_ns: avg_ns as u64,
+        stddev_ns: stddev_ns as u64,
+        avg_ts,
+        stddev_ts,
+        samples_ns,
+        samples_ts,
+        gb_per_s: (test.n_gen > 0).then(|| token_bytes as f64 * avg_ts / 1e9),
+        bandwidth_gb_per_s: 0.0,
+        bandwidth_share: None,
+        peak_rss_bytes: peak_rss_bytes(),
+    }
+}
+
+impl Test {
+    /// llama-bench's name of the test, e.g. `pp512` or `tg128 @ d4096`.
+    fn name(self) -> String {
+        let kind = if self.n_prompt > 0 { format!("pp{}", self.n_prompt) } else { format!("tg{}", self.n_gen) };
+        if self.n_depth > 0 { format!("{kind} @ d{}", self.n_depth) } else { kind }
+    }
+}
+
+fn table(records: &[Record]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::ASCII_MARKDOWN);
+    table.set_header(["model", "size", "params", "backend", "threads", "test", "t/s", "GB/s", "of memory", "peak MB"]);
+    for r in records {
+        let test = Test { n_prompt: r.n_prompt, n_gen: r.n_gen, n_depth: r.n_depth };
+        table.add_row([
+            r.model_type.clone(),
+            format!("{:.2} GiB", r.model_size as f64 / f64::from(1 << 30)),
+            format!("{:.2} B", r.model_n_params as f64 / 1e9),
+            r.backends.clone(),
+            r.n_threads.to_string(),
+            test.name(),
+            format!("{:.2} ± {:.2}", r.avg_ts, r.stddev_ts),
+            r.gb_per_s.map_or_else(String::new, |x| format!("{x:.1}")),
+            r.bandwidth_share
+                .map_or_else(String::new, |x| format!("{:.0} % of {:.1}", 100.0 * x, r.bandwidth_gb_per_s)),
+            r.peak_rss_bytes.map_or_else(String::new, |x| (x / 1_000_000).to_string()),
+        ]);
+    }
+    table
+}
+
+/// The type that holds most of the weights.
+fn largest_type(engine: &Engine) -> &'static str {
+    let mut bytes = std::collections::BTreeMap::new();
+    for t in engine.gguf().tensors() {
+        *bytes.entry(t.ty).or_insert(0u64) += t.bytes;
+    }
+    bytes.into_iter().max_by_key(|(_, n)| *n).map_or("", |(ty, _)| ty.name())
+}
+
+fn effective_threads(threads: usize) -> usize {
+    if threads > 0 { threads } else { std::thread::available_parallelism().map_or(1, usize::from) }
+}
+
+fn mean_and_deviation(samples: &[f64]) -> (f64, f64) {
+    let n = samples.len() as f64;
+    let mean = samples.iter().sum::<f64>() / n;
+    if samples.len() < 2 {
+        return (mean, 0.0);
+    }
+    let variance = samples.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    (mean, variance.sqrt())
+}
+
+/// The processor's name; empty where the system doesn't tell.
+pub fn cpu_name() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    text.lines()
+        .filter_map(|l| l.split_once(':'))
+        .find(|(key, _)| key.trim() == "model name")
+        .map_or_else(String::new, |(_, name)| name.trim().to_owned())
+}
+
+/// `VmHWM` of this process.
+fn peak_rss_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// A reproducible stream of token ids (a linear congruential generator; their meaning doesn't matter).
+struct RandomTokens {
+    state: u64,
+    n_vocab: u64,
+}
+
+impl RandomTokens {
+    fn new(n_vocab: usize) -> Self {
+        RandomTokens { state: 1, n_vocab: n_vocab as u64 }
+    }
+
+    fn next(&mut self) -> u32 {
+        self.state = self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((self.state >> 33) % self.n_vocab) as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mean_and_sample_deviation() {
+        assert_eq!(mean_and_deviation(&[2.0, 4.0, 6.0]), (4.0, 2.0));
+        assert_eq!(mean_and_deviation(&[3.0]), (3.0, 0.0));
+    }
+
+    #[test]
+    fn tests_are_named_as_llama_bench_names_them() {
+        assert_eq!(Test { n_prompt: 512, n_gen: 0, n_depth: 0 }.name(), "pp512");
+        assert_eq!(Test { n_prompt: 0, n_gen: 128, n_depth: 4096 }.name(), "tg128 @ d4096");
+    }
+
+    #[test]
+    fn peak_memory_is_read_where_the_system_tells() {
+        if cfg!(target_os = "linux") {
+            assert!(peak_rss_bytes().is_some_and(|n| n > 100_000));
+        }
+    }
+}

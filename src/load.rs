@@ -1,0 +1,57 @@
+//! From arguments to a loaded model, with progress and with errors that name the file.
+
+use std::path::Path;
+use std::time::Instant;
+
+use engine::gguf::GgufFile;
+use engine::tokenizer::Tokenizer;
+use engine::{Engine, EngineOptions};
+
+use crate::args::ModelArgs;
+use crate::failure::Failure;
+use crate::terminal::{ByteProgress, bytes_text};
+
+/// Opens a model file; its header is checked, its weights are not read.
+pub fn open(path: &Path) -> Result<GgufFile, Failure> {
+    GgufFile::open(path).map_err(|e| Failure::gguf(path, &e))
+}
+
+/// The tokenizer of a model file.
+pub fn tokenizer(file: &GgufFile) -> Result<Tokenizer, Failure> {
+    Tokenizer::from_gguf(file.metadata()).map_err(|e| Failure::engine(file.path(), &e.into()))
+}
+
+/// Loads a model that serves up to `n_seq` sequences at once.
+pub fn load(args: &ModelArgs, n_seq: usize, quiet: bool) -> Result<Engine, Failure> {
+    let options = EngineOptions {
+        backend: args.device.backend.into(),
+        device: args.device.device.clone(),
+        n_ctx: args.ctx_size,
+        n_seq,
+        n_batch: args.batch_size,
+        n_threads: args.threads,
+        exact: args.device.exact,
+        validation: args.device.validation,
+    };
+    load_with(&args.model, &options, quiet)
+}
+
+/// Loads a model with the engine's own options.
+pub fn load_with(path: &Path, options: &EngineOptions, quiet: bool) -> Result<Engine, Failure> {
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let mut progress = ByteProgress::new(&format!("loading {name}"), quiet);
+    let start = Instant::now();
+    let engine = Engine::load(path, options, &mut |done, all| progress.set(done, all));
+    progress.finish();
+    let engine = engine.map_err(|e| Failure::engine(path, &e))?;
+    if !quiet {
+        eprintln!(
+            "loaded {name} ({}) in {:.1} s: {}, context {} tokens",
+            bytes_text(engine.gguf().file_bytes()),
+            start.elapsed().as_secs_f64(),
+            engine.backend_name(),
+            engine.n_ctx(),
+        );
+    }
+    Ok(engine)
+}

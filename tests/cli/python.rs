@@ -1,0 +1,79 @@
+//! `aimo-engine python`: what a notebook cell would show, and its exit status.
+
+use std::io::Write;
+use std::process::Stdio;
+use std::time::Instant;
+
+use crate::tools::{Done, aimo, command};
+
+fn python(code: &str) -> Done {
+    aimo(["-q", "python", "-c", code])
+}
+
+#[test]
+fn one_liners() {
+    assert_eq!(python("print(2**100)").ok(), format!("{}\n", 1u128 << 100));
+    assert_eq!(python("x = 6\nx * 7").ok(), "42\n", "the value of a last expression is shown");
+    assert_eq!(python("x = 6").ok(), "");
+    assert_eq!(python("import sympy\nsympy.factorint(360)").ok(), "{2: 3, 3: 2, 5: 1}\n");
+}
+
+#[test]
+fn files_and_standard_input() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("code.py");
+    std::fs::write(&file, "def f(n):\n    return n * n\n\nprint(f(12))\n").unwrap();
+    assert_eq!(aimo(["-q", "python", file.to_str().unwrap()]).ok(), "144\n");
+    aimo(["python", "/nowhere/code.py"]).fails_naming(&["/nowhere/code.py", "next:"]);
+    for args in [&["-q", "python", "-"][..], &["-q", "python"]] {
+        let mut child =
+            command().args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(b"for i in range(3):\n    print(i)\n").unwrap();
+        assert_eq!(Done::from(child.wait_with_output().unwrap()).ok(), "0\n1\n2\n");
+    }
+}
+
+#[test]
+fn exceptions_show_their_traceback_and_end_with_status_1() {
+    let done = python("print('before')\n1 / 0");
+    assert_eq!(done.status, 1);
+    assert!(done.stdout.starts_with("before\n"), "{}", done.stdout);
+    assert!(done.stdout.contains("Traceback") && done.stdout.contains("ZeroDivisionError"), "{}", done.stdout);
+    done.has_no_trace();
+    let done = python("for");
+    assert_eq!(done.status, 1);
+    assert!(done.stdout.contains("SyntaxError"), "{}", done.stdout);
+}
+
+#[test]
+fn the_code_chooses_its_exit_status() {
+    assert_eq!(python("import sys; sys.exit(3)").status, 3);
+    assert_eq!(python("import sys; sys.exit()").status, 0);
+}
+
+#[test]
+fn limits_end_the_run_and_say_so() {
+    let start = Instant::now();
+    let done = aimo(["-q", "python", "--timeout", "1", "-c", "while True: pass"]);
+    assert_eq!(done.status, 1);
+    assert!(done.stdout.contains('1') && done.stdout.contains("time"), "{}", done.stdout);
+    assert!(start.elapsed().as_secs() < 60);
+    let done =
+        aimo(["-q", "python", "--memory", "400", "-c", "x = []\nwhile True: x.append('a' * 10**6 + str(len(x)))"]);
+    assert_eq!(done.status, 1);
+    assert!(done.stdout.to_lowercase().contains("memory"), "{}", done.stdout);
+}
+
+#[test]
+fn nothing_outside_is_reached() {
+    for code in [
+        "open('/etc/passwd').read()",
+        "import os; os.listdir('/')",
+        "import socket; socket.create_connection(('127.0.0.1', 80))",
+        "import subprocess; subprocess.run(['ls'])",
+    ] {
+        let done = python(code);
+        assert_eq!(done.status, 1, "{code}: {}", done.stdout);
+    }
+    assert_eq!(python("import os; print(dict(os.environ))").ok(), "{}\n");
+}

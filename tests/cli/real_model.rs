@@ -1,0 +1,44 @@
+//! The whole line on a small real model: text, chat, and a problem solved with code that really runs.
+
+use crate::tools::{aimo, real_model};
+
+const MODEL: &str = "qwen2.5-coder-0.5b-q4_k_m.gguf";
+
+#[test]
+fn greedy_text_makes_sense() {
+    let Some(model) = real_model(MODEL) else { return };
+    let m = model.to_str().unwrap();
+    let args = ["-q", "generate", "-m", m, "-p", "The capital of France is", "-n", "6", "--temp", "0"];
+    let text = aimo(args.into_iter().chain(["--backend", "cpu"])).ok();
+    assert!(text.contains("Paris"), "{text}");
+    let question = "What is the capital of France? Answer with one word.";
+    let chat = aimo(["-q", "generate", "-m", m, "--chat", "-p", question, "-n", "12", "--temp", "0", "--json"]).json();
+    assert!(chat["text"].as_str().unwrap().contains("Paris"), "{chat}");
+    assert_eq!(chat["finish_reason"], "stop", "the model ends its turn");
+}
+
+#[test]
+fn a_problem_is_solved() {
+    let Some(model) = real_model(MODEL) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (csv, out) = (dir.path().join("p.csv"), dir.path().join("s.csv"));
+    std::fs::write(&csv, "id,problem,answer\nsum,What is 37 * 41?,1517\n").unwrap();
+    let done = aimo([
+        "run",
+        "-m",
+        model.to_str().unwrap(),
+        csv.to_str().unwrap(),
+        "-o",
+        out.to_str().unwrap(),
+        "--attempts",
+        "3",
+        "--max-tokens",
+        "300",
+        "--transcripts",
+        dir.path().join("t").to_str().unwrap(),
+    ]);
+    assert_eq!(done.status, 0, "{}", done.stderr);
+    assert_eq!(std::fs::read_to_string(&out).unwrap(), "id,answer\nsum,1517\n", "{}{}", done.stdout, done.stderr);
+    assert!(done.stdout.contains("1517"), "{}", done.stdout);
+    assert!(std::fs::read_dir(dir.path().join("t")).unwrap().count() > 0);
+}
