@@ -7,7 +7,7 @@ use engine::backend::vulkan::kernels::kv_store::{CacheShape, LayerCache, Places}
 use engine::backend::vulkan::kernels::linear::Product;
 use engine::backend::vulkan::kernels::rope::Rotation;
 use engine::backend::vulkan::kernels::{attention, embed, gather, kv_store, linear, rms_norm, rope, swiglu};
-use engine::backend::vulkan::{DeviceOptions, Gpu, MatmulTile, MemoryUse, Tuning};
+use engine::backend::vulkan::{Cost, DeviceOptions, Gpu, MatmulTile, MemoryUse, Tuning, VulkanError};
 use engine::gguf::GgmlType;
 use engine::model::RopeLayout;
 use half::f16;
@@ -69,7 +69,7 @@ fn check_product(
     weight: &TestWeight,
     n: usize,
     (with_bias, accumulate): (bool, bool),
-    record: impl Fn(&mut Gpu, &Product<'_>) -> Result<(), engine::backend::vulkan::VulkanError>,
+    record: impl Fn(&mut Gpu, &Product<'_>) -> Result<(), VulkanError>,
 ) {
     let (ty, rows, cols) = (weight.ty, weight.rows, weight.cols);
     let what = format!("{n} tokens × {ty} [{rows}, {cols}], bias {with_bias}, accumulate {accumulate}");
@@ -176,8 +176,7 @@ fn products_with_other_workgroups_and_tiles_give_the_same() {
 #[test]
 fn uploads_through_a_staging_buffer_arrive() {
     let selector = software_device();
-    let options =
-        DeviceOptions { selector: Some(&selector), validation: true, staged_uploads: true, ..DeviceOptions::default() };
+    let options = DeviceOptions { selector: Some(&selector), validation: true, staged_uploads: true };
     let mut gpu = Gpu::open(options).expect("the software device");
     let mut random = Random(8);
     for ty in [GgmlType::Q5_0, GgmlType::Q6_K, GgmlType::F16] {
@@ -293,16 +292,17 @@ fn kv_store_rounds_to_the_nearest_half_and_touches_nothing_else() {
 #[test]
 fn attention_over_contexts_that_cross_workgroups() {
     let (mut gpu, mut random) = (gpu(), Random(11));
-    // (query heads, key/value heads, head size, positions of the tokens with their slots)
-    let cases: [(usize, usize, usize, &[(u32, u32)]); 6] = [
-        (14, 2, 64, &[(0, 0)]),
-        (4, 4, 128, &[(1, 62), (0, 63), (1, 64)]),
-        (8, 1, 64, &[(0, 199)]),
-        (6, 2, 80, &[(0, 127), (1, 128), (0, 5)]),
-        (2, 1, 256, &[(1, 70)]),
-        (3, 3, 20, &[(0, 0), (0, 1), (0, 2), (1, 130)]),
+    // (query heads, key/value heads, head size), (slot, position) of the tokens
+    type Case<'a> = ([usize; 3], &'a [(u32, u32)]);
+    let cases: [Case<'_>; 6] = [
+        ([14, 2, 64], &[(0, 0)]),
+        ([4, 4, 128], &[(1, 62), (0, 63), (1, 64)]),
+        ([8, 1, 64], &[(0, 199)]),
+        ([6, 2, 80], &[(0, 127), (1, 128), (0, 5)]),
+        ([2, 1, 256], &[(1, 70)]),
+        ([3, 3, 20], &[(0, 0), (0, 1), (0, 2), (1, 130)]),
     ];
-    for (n_head, n_head_kv, head_dim, places) in cases {
+    for ([n_head, n_head_kv, head_dim], places) in cases {
         let what = format!("attention {n_head}/{n_head_kv} × {head_dim} at {places:?}");
         let shape = CacheShape { n_seq: 2, n_head_kv, n_ctx: 200, head_dim };
         let cache = Cache::random(&mut gpu, &mut random, shape);
@@ -311,10 +311,11 @@ fn attention_over_contexts_that_cross_workgroups() {
         let values: Vec<f32> = random.values(n * width).into_iter().map(|v| v * 8.0).collect();
         let q = Matrix::new(&mut gpu, n, width, &values);
         let dst = Matrix::untouched(&mut gpu, n, width);
+        let n_positions = places.iter().map(|p| u64::from(p.1) + 1).sum();
         let slots = indices(&mut gpu, &places.iter().map(|p| p.0).collect::<Vec<u32>>());
         let positions = indices(&mut gpu, &places.iter().map(|p| p.1).collect::<Vec<u32>>());
         let at = Places { slots: &slots, positions: &positions };
-        run(&mut gpu, &what, |g| attention::record(g, q.rows(), &at, shape, &cache.layer, dst.rows()));
+        run(&mut gpu, &what, |g| attention::record(g, q.rows(), &at, shape, &cache.layer, dst.rows(), n_positions));
         let mut want = Vec::new();
         for (t, &(slot, pos)) in places.iter().enumerate() {
             for h in 0..n_head {
@@ -354,6 +355,48 @@ fn swiglu_also_of_large_values() {
             .collect();
         assert_close(&format!("swiglu {n} × {width}"), &gate.read(), &want, |i| 1e-5 * want[i].abs() + 1e-30);
     }
+}
+
+#[test]
+fn a_pass_that_is_cut_into_many_submits_gives_the_same() {
+    let (mut gpu, mut random) = (gpu(), Random(14));
+    let weight = TestWeight::random(&mut random, GgmlType::Q4_0, 64, 64).upload(&mut gpu, "weight");
+    let ones = TestWeight::vector(&[1.0; 64]).upload(&mut gpu, "norm");
+    let values = random.values(64);
+    let mut results = Vec::new();
+    for flops in [u64::MAX, 20_000, 1] {
+        gpu.set_tuning(Tuning { submit_budget: Cost { flops, ..gpu.tuning().submit_budget }, ..*gpu.tuning() });
+        // A chain in which every op needs the one before.
+        let (a, b) = (Matrix::new(&mut gpu, 1, 64, &values), Matrix::untouched(&mut gpu, 1, 64));
+        run(&mut gpu, "chain", |g| {
+            for i in 0..10 {
+                let (x, dst) = if i % 2 == 0 { (&a, &b) } else { (&b, &a) };
+                let product = Product { x: x.rows(), weight: &weight, bias: None, dst: dst.rows(), accumulate: false };
+                linear::record(g, &product)?;
+                rms_norm::record(g, dst.rows(), &ones, 1e-6, dst.rows())?;
+            }
+            Ok(())
+        });
+        results.push((a.read(), b.read()));
+    }
+    assert!(results[0].0.iter().all(|v| v.is_finite() && v.abs() > 0.0), "{results:?}");
+    assert_eq!(results[1], results[0]);
+    assert_eq!(results[2], results[0]);
+}
+
+#[test]
+fn an_objection_of_the_validation_layer_is_an_error() {
+    let mut gpu = gpu();
+    let region = gpu.allocate(MemoryUse::Device, 64, "a test region").expect("memory");
+    gpu.begin().expect("recording");
+    // Vulkan zeroes whole words.
+    gpu.zero(&region.slice(2, 8));
+    let error = gpu.submit_and_wait().expect_err("an offset of 2 is wrong");
+    assert!(matches!(&error, VulkanError::Validation { messages } if messages[0].contains("VUID")), "{error}");
+    run(&mut gpu, "the next pass", |g| {
+        g.zero(&region);
+        Ok(())
+    });
 }
 
 #[test]

@@ -9,7 +9,7 @@
 // Bound by bytes: keys and values of all positions, once per query head.
 // CPU twin: f64 over the same f16 cache, tolerance 1e-5 of the largest value.
 // Specialization constants: 0 WG_SIZE (≥ HEAD_DIM4), 1 HEAD_DIM4 = head_dim / 4. Subgroup size ≥ 4, subgroup
-// arithmetic, 16-bit storage.
+// arithmetic.
 #include "buffers.glsl"
 
 layout(local_size_x_id = 0) in;
@@ -20,8 +20,8 @@ layout(constant_id = 1) const uint HEAD_DIM4 = 16;
 
 layout(push_constant) uniform Push {
     ReadF32x4 q;        // [n_tokens, q_stride4 * 4]
-    ReadF16x4 k_cache;
-    ReadF16x4 v_cache;
+    ReadU32x2 k_cache;  // two words hold four f16
+    ReadU32x2 v_cache;
     ReadU32 slots;      // [n_tokens]
     ReadU32 positions;  // [n_tokens]
     WriteF32x4 dst;     // [n_tokens, q_stride4 * 4]
@@ -40,6 +40,10 @@ shared vec4 query[HEAD_DIM4];
 shared float weights[WG_SIZE];
 shared vec4 part_sums[WG_SIZE];
 
+vec4 halves_to_vec4(uvec2 words) {
+    return vec4(unpackHalf2x16(words.x), unpackHalf2x16(words.y));
+}
+
 void main() {
     uint head = gl_WorkGroupID.x, t = gl_WorkGroupID.y, tid = gl_LocalInvocationID.x;
     uint n_pos = push.positions.v[t] + 1;
@@ -57,7 +61,7 @@ void main() {
         if (pos < n_pos) {
             uint k_at = (cache_row + pos) * HEAD_DIM4;
             score = 0.0;
-            for (uint d = 0; d < HEAD_DIM4; d++) score += dot(query[d], vec4(push.k_cache.v[k_at + d]));
+            for (uint d = 0; d < HEAD_DIM4; d++) score += dot(query[d], halves_to_vec4(push.k_cache.v[k_at + d]));
         }
         float new_max = max(running_max, workgroup_max(score));
         float weight = pos < n_pos ? exp(score - new_max) : 0.0;
@@ -70,7 +74,7 @@ void main() {
         if (part < N_PARTS) {
             uint n = min(WG_SIZE, n_pos - first);
             for (uint i = part; i < n; i += N_PARTS) {
-                acc += weights[i] * vec4(push.v_cache.v[(cache_row + first + i) * HEAD_DIM4 + d4]);
+                acc += weights[i] * halves_to_vec4(push.v_cache.v[(cache_row + first + i) * HEAD_DIM4 + d4]);
             }
         }
         barrier();

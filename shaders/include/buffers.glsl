@@ -9,7 +9,7 @@
 layout(buffer_reference, std430, buffer_reference_align = 16) readonly buffer ReadU32x4 { uvec4 v[]; };
 layout(buffer_reference, std430, buffer_reference_align = 4) readonly buffer ReadU32 { uint v[]; };
 layout(buffer_reference, std430, buffer_reference_align = 2) readonly buffer ReadF16 { float16_t v[]; };
-layout(buffer_reference, std430, buffer_reference_align = 8) readonly buffer ReadF16x4 { f16vec4 v[]; };
+layout(buffer_reference, std430, buffer_reference_align = 8) readonly buffer ReadU32x2 { uvec2 v[]; };
 layout(buffer_reference, std430, buffer_reference_align = 4) readonly buffer ReadF32 { float v[]; };
 layout(buffer_reference, std430, buffer_reference_align = 16) readonly buffer ReadF32x4 { vec4 v[]; };
 

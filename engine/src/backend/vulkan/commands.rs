@@ -1,4 +1,5 @@
-//! One command buffer, recorded anew for each pass, submitted once and waited for. Barriers are put where an op
+//! A pass: recorded anew each time, submitted and waited for. A decoded token is one submit; a long prompt is cut into
+//! several, so that none takes long enough for the system to think that the GPU hangs. Barriers are put where an op
 //! touches memory that an earlier op of the pass wrote, or writes what it read: an op can only get at a region's
 //! address through [`Op::reads`] or [`Op::writes`], which say so.
 
@@ -18,44 +19,121 @@ const WAIT_SECONDS: u64 = 600;
 pub(super) struct Commands {
     device: Arc<Device>,
     pool: vk::CommandPool,
-    buffer: vk::CommandBuffer,
+    /// The one that is recorded stands last of those in use; the others of this pass were submitted.
+    buffers: Vec<vk::CommandBuffer>,
+    n_used: usize,
     fence: vk::Fence,
     hazards: Hazards,
     recording: bool,
+    /// Set while submits of an unfinished pass may be running.
+    in_flight: bool,
+    /// Set when the device stopped answering: nothing can be recorded any more.
+    lost: bool,
+    budget: Cost,
+    recorded: Cost,
+}
+
+/// What an op must move and compute at least: the basis of submit budgets and of rooflines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Bytes read from memory, each once.
+    pub read_bytes: u64,
+    /// Bytes written.
+    pub written_bytes: u64,
+    /// Floating-point operations; a multiply-add is two.
+    pub flops: u64,
+}
+
+impl Cost {
+    fn add(&mut self, other: Cost) {
+        self.read_bytes += other.read_bytes;
+        self.written_bytes += other.written_bytes;
+        self.flops += other.flops;
+    }
+
+    /// How much of `budget` this is, 1 being all of it.
+    fn share_of(&self, budget: Cost) -> f64 {
+        let share = |used: u64, all: u64| used as f64 / all.max(1) as f64;
+        share(self.read_bytes, budget.read_bytes)
+            + share(self.written_bytes, budget.written_bytes)
+            + share(self.flops, budget.flops)
+    }
 }
 
 impl Commands {
-    pub fn new(device: Arc<Device>) -> Result<Commands, VulkanError> {
+    pub fn new(device: Arc<Device>, budget: Cost) -> Result<Commands, VulkanError> {
         let pool_info = vk::CommandPoolCreateInfo::default().queue_family_index(device.queue_family);
         // SAFETY: the device is alive; what is made here is destroyed in `drop`, also if a later step fails.
         let pool = check("vkCreateCommandPool", unsafe { device.raw.create_command_pool(&pool_info, None) })?;
-        let (buffer, fence) = (vk::CommandBuffer::null(), vk::Fence::null());
-        let mut commands = Commands { device, pool, buffer, fence, hazards: Hazards::default(), recording: false };
-        let info = vk::CommandBufferAllocateInfo::default()
-            .command_pool(pool)
-            .level(vk::CommandBufferLevel::PRIMARY)
-            .command_buffer_count(1);
+        let mut commands = Commands {
+            device,
+            pool,
+            buffers: Vec::new(),
+            n_used: 0,
+            fence: vk::Fence::null(),
+            hazards: Hazards::default(),
+            recording: false,
+            in_flight: false,
+            lost: false,
+            budget,
+            recorded: Cost::default(),
+        };
         let raw = &commands.device.raw;
-        // SAFETY: pool and device are alive.
-        commands.buffer = check("vkAllocateCommandBuffers", unsafe { raw.allocate_command_buffers(&info) })?[0];
         // SAFETY: the device is alive.
         commands.fence = check("vkCreateFence", unsafe { raw.create_fence(&vk::FenceCreateInfo::default(), None) })?;
         Ok(commands)
     }
 
+    /// Work after which a pass goes on in another submit.
+    pub fn set_budget(&mut self, budget: Cost) {
+        self.budget = budget;
+    }
+
     /// Starts recording; what was recorded and not submitted is forgotten.
     pub fn begin(&mut self) -> Result<(), VulkanError> {
-        let raw = &self.device.raw;
+        if self.lost {
+            return Err(VulkanError::DeviceLost { during: "an earlier pass" });
+        }
         self.hazards = Hazards::default();
         self.recording = false;
-        let info = vk::CommandBufferBeginInfo::default().flags(vk::CommandBufferUsageFlags::ONE_TIME_SUBMIT);
-        // SAFETY: the buffer is not executing: every submit was waited for.
-        unsafe {
-            check("vkResetCommandPool", raw.reset_command_pool(self.pool, vk::CommandPoolResetFlags::empty()))?;
-            check("vkBeginCommandBuffer", raw.begin_command_buffer(self.buffer, &info))?;
+        self.n_used = 0;
+        if self.in_flight {
+            // The last pass was given up after a part of it was submitted.
+            // SAFETY: the device is alive and used by this thread alone.
+            check("vkDeviceWaitIdle", unsafe { self.device.raw.device_wait_idle() })?;
+            self.in_flight = false;
         }
+        // SAFETY: no buffer of the pool is executing: every pass was waited for, or `lost` was set.
+        let reset = unsafe { self.device.raw.reset_command_pool(self.pool, vk::CommandPoolResetFlags::empty()) };
+        check("vkResetCommandPool", reset)?;
+        self.begin_buffer()?;
         self.recording = true;
         Ok(())
+    }
+
+    /// Takes another command buffer and starts to record it.
+    fn begin_buffer(&mut self) -> Result<(), VulkanError> {
+        let raw = &self.device.raw;
+        if self.n_used == self.buffers.len() {
+            let info = vk::CommandBufferAllocateInfo::default()
+                .command_pool(self.pool)
+                .level(vk::CommandBufferLevel::PRIMARY)
+                .command_buffer_count(1);
+            // SAFETY: pool and device are alive.
+            let new = check("vkAllocateCommandBuffers", unsafe { raw.allocate_command_buffers(&info) })?;
+            self.buffers.extend(new);
+        }
+        let info = vk::CommandBufferBeginInfo::default().flags(vk::CommandBufferUsageFlags::ONE_TIME_SUBMIT);
+        // SAFETY: the buffer is in the initial state: fresh, or its pool was reset.
+        check("vkBeginCommandBuffer", unsafe { raw.begin_command_buffer(self.buffers[self.n_used], &info) })?;
+        self.n_used += 1;
+        self.recorded = Cost::default();
+        Ok(())
+    }
+
+    /// The buffer that is recorded.
+    fn buffer(&self) -> vk::CommandBuffer {
+        self.buffers[self.n_used - 1]
     }
 
     /// Whether a pass is being recorded.
@@ -69,11 +147,10 @@ impl Commands {
         Op { commands: self, reads: Vec::new(), writes: Vec::new() }
     }
 
-    /// Ends the recording, submits it and waits until it is done.
+    /// Ends the recording, submits it and waits until all of the pass is done.
     pub fn submit_and_wait(&mut self) -> Result<(), VulkanError> {
         assert!(self.recording, "a recorded pass is submitted");
         self.recording = false;
-        let raw = &self.device.raw;
         // What kernels and copies wrote becomes visible to the processor.
         let to_host = vk::MemoryBarrier2::default()
             .src_stage_mask(vk::PipelineStageFlags2::COMPUTE_SHADER | vk::PipelineStageFlags2::TRANSFER)
@@ -81,13 +158,17 @@ impl Commands {
             .dst_stage_mask(vk::PipelineStageFlags2::HOST)
             .dst_access_mask(vk::AccessFlags2::HOST_READ);
         let barriers = [to_host];
-        let buffers = [vk::CommandBufferSubmitInfo::default().command_buffer(self.buffer)];
-        let submits = [vk::SubmitInfo2::default().command_buffer_infos(&buffers)];
-        // SAFETY: the buffer is in the recording state and the fence is unsignalled and unused; both outlive the wait.
+        // SAFETY: the buffer is in the recording state.
         unsafe {
-            raw.cmd_pipeline_barrier2(self.buffer, &vk::DependencyInfo::default().memory_barriers(&barriers));
-            check("vkEndCommandBuffer", raw.end_command_buffer(self.buffer))?;
-            check("vkQueueSubmit2", raw.queue_submit2(self.device.queue, &submits, self.fence))?;
+            let info = vk::DependencyInfo::default().memory_barriers(&barriers);
+            self.device.raw.cmd_pipeline_barrier2(self.buffer(), &info);
+        }
+        // Until the wait has succeeded, what was submitted may still be running.
+        self.lost = true;
+        self.submit(self.fence)?;
+        // SAFETY: the fence was submitted just now and is used by this pass alone.
+        unsafe {
+            let raw = &self.device.raw;
             let waited = raw.wait_for_fences(&[self.fence], true, WAIT_SECONDS * 1_000_000_000);
             if waited == Err(vk::Result::TIMEOUT) {
                 return Err(VulkanError::Timeout { seconds: WAIT_SECONDS });
@@ -95,7 +176,36 @@ impl Commands {
             check("vkWaitForFences", waited)?;
             check("vkResetFences", raw.reset_fences(&[self.fence]))?;
         }
+        (self.lost, self.in_flight) = (false, false);
         self.device.check_validation()
+    }
+
+    /// Ends the buffer that is recorded and submits it; `fence` may be null.
+    fn submit(&self, fence: vk::Fence) -> Result<(), VulkanError> {
+        let raw = &self.device.raw;
+        let buffers = [vk::CommandBufferSubmitInfo::default().command_buffer(self.buffer())];
+        let submits = [vk::SubmitInfo2::default().command_buffer_infos(&buffers)];
+        // SAFETY: the buffer is in the recording state; buffer and fence outlive the wait at the end of the pass.
+        unsafe {
+            check("vkEndCommandBuffer", raw.end_command_buffer(self.buffer()))?;
+            check("vkQueueSubmit2", raw.queue_submit2(self.device.queue, &submits, fence))
+        }
+    }
+
+    /// Goes on in another submit if this one has enough work. Barriers reach across submits to one queue, so the
+    /// hazards stay as they are.
+    fn cut(&mut self) -> Result<(), VulkanError> {
+        if self.recorded.share_of(self.budget) < 1.0 {
+            return Ok(());
+        }
+        self.recording = false;
+        self.lost = true;
+        self.submit(vk::Fence::null())?;
+        self.in_flight = true;
+        self.begin_buffer()?;
+        self.lost = false;
+        self.recording = true;
+        Ok(())
     }
 
     fn barrier(&mut self) {
@@ -111,7 +221,7 @@ impl Commands {
         // SAFETY: the buffer is in the recording state.
         unsafe {
             let info = vk::DependencyInfo::default().memory_barriers(&barriers);
-            self.device.raw.cmd_pipeline_barrier2(self.buffer, &info);
+            self.device.raw.cmd_pipeline_barrier2(self.buffer(), &info);
         }
     }
 }
@@ -148,16 +258,22 @@ impl Op<'_> {
         WriteAddress(region.address)
     }
 
-    /// Runs `pipeline` over `groups` workgroups.
+    /// Runs `pipeline` over `groups` workgroups, which is `cost` of work.
     ///
     /// # Panics
     /// If the push constants are not of the size that the kernel declares, or the grid is empty.
-    pub fn dispatch<P: bytemuck::NoUninit>(mut self, pipeline: Pipeline, groups: [u32; 3], push: &P) {
+    pub fn dispatch<P: bytemuck::NoUninit>(
+        mut self,
+        pipeline: Pipeline,
+        groups: [u32; 3],
+        push: &P,
+        cost: Cost,
+    ) -> Result<(), VulkanError> {
         let bytes = bytemuck::bytes_of(push);
         assert_eq!(bytes.len(), pipeline.push_bytes as usize, "size of the push constants");
         assert!(groups.iter().all(|&n| n > 0), "workgroups {groups:?}");
         self.guard();
-        let (raw, buffer) = (&self.commands.device.raw, self.commands.buffer);
+        let (raw, buffer) = (&self.commands.device.raw, self.commands.buffer());
         // SAFETY: the buffer is recording; pipeline and layout live in `Pipelines`, which the backend drops after its
         // commands; the addresses in `push` are of live regions large enough, which the kernel's `record` checked.
         unsafe {
@@ -165,6 +281,8 @@ impl Op<'_> {
             raw.cmd_push_constants(buffer, pipeline.layout, vk::ShaderStageFlags::COMPUTE, 0, bytes);
             raw.cmd_dispatch(buffer, groups[0], groups[1], groups[2]);
         }
+        self.commands.recorded.add(cost);
+        self.commands.cut()
     }
 
     /// Copies `from` to the region `to` of the same size.
@@ -175,7 +293,7 @@ impl Op<'_> {
         self.guard();
         let regions = [vk::BufferCopy { src_offset: from.offset, dst_offset: to.offset, size: from.bytes }];
         // SAFETY: both ranges lie in live buffers made for transfers, and do not overlap.
-        unsafe { self.commands.device.raw.cmd_copy_buffer(self.commands.buffer, from.buffer, to.buffer, &regions) };
+        unsafe { self.commands.device.raw.cmd_copy_buffer(self.commands.buffer(), from.buffer, to.buffer, &regions) };
     }
 
     /// Sets all bytes of `region` to zero.
@@ -184,13 +302,8 @@ impl Op<'_> {
         self.guard();
         // SAFETY: the range lies in a live buffer made for transfers; regions are aligned to 256 bytes.
         unsafe {
-            self.commands.device.raw.cmd_fill_buffer(
-                self.commands.buffer,
-                region.buffer,
-                region.offset,
-                region.bytes,
-                0,
-            );
+            let (raw, buffer) = (&self.commands.device.raw, self.commands.buffer());
+            raw.cmd_fill_buffer(buffer, region.buffer, region.offset, region.bytes, 0);
         }
     }
 
@@ -260,6 +373,16 @@ impl Hazards {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_budget_is_used_up_by_any_of_its_parts() {
+        let budget = Cost { read_bytes: 100, written_bytes: 100, flops: 1000 };
+        let mut used = Cost { read_bytes: 50, written_bytes: 0, flops: 250 };
+        assert_eq!(used.share_of(budget), 0.75);
+        used.add(Cost { written_bytes: 25, ..Cost::default() });
+        assert_eq!(used.share_of(budget), 1.0);
+        assert!(Cost { flops: 1, ..Cost::default() }.share_of(Cost::default()) >= 1.0, "an empty budget");
+    }
 
     #[test]
     fn an_op_waits_for_what_it_depends_on_and_nothing_else() {

@@ -27,13 +27,14 @@ impl Gpu {
     /// Opens a device.
     pub fn open(options: DeviceOptions<'_>) -> Result<Gpu, VulkanError> {
         let device = Device::open(options, false)?;
+        let tuning = Tuning::of(&device.info);
         Ok(Gpu {
-            commands: Commands::new(device.clone())?,
+            commands: Commands::new(device.clone(), tuning.submit_budget)?,
             pipelines: Pipelines::new(device.clone())?,
             memory: Memory::new(device.clone())?,
             staging: None,
             staged_uploads: options.staged_uploads,
-            tuning: Tuning::of(&device.info),
+            tuning,
             device,
         })
     }
@@ -51,6 +52,7 @@ impl Gpu {
     /// Uses other sizes from here on.
     pub fn set_tuning(&mut self, tuning: Tuning) {
         self.tuning = tuning;
+        self.commands.set_budget(tuning.submit_budget);
     }
 
     /// Takes device memory; `what` is named if there is none left. Contents are undefined.

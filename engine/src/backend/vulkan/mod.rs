@@ -17,6 +17,7 @@ mod pipelines;
 mod tuning;
 mod weights;
 
+pub use commands::Cost;
 pub use device::DeviceOptions;
 pub use error::VulkanError;
 pub use gpu::Gpu;
@@ -62,6 +63,8 @@ struct ModelState {
     readback: Region,
     n_tokens: usize,
     n_outputs: usize,
+    /// Positions that the tokens of the pass attend to, in all.
+    n_positions: u64,
 }
 
 /// What the processor writes for each pass.
@@ -129,6 +132,7 @@ impl ModelState {
         let output_rows: Vec<u32> = (0..).zip(batch).filter(|(_, t)| t.output).map(|(i, _)| i).collect();
         assert!(output_rows.len() <= l.n_outputs, "{} outputs, at most {}", output_rows.len(), l.n_outputs);
         (self.n_tokens, self.n_outputs) = (batch.len(), output_rows.len());
+        self.n_positions = batch.iter().map(|t| u64::from(t.pos) + 1).sum();
         let put = |region: &mut Region, values: &[u32]| {
             region.write()[..4 * values.len()].copy_from_slice(bytemuck::cast_slice(values));
         };
@@ -229,15 +233,27 @@ impl Backend for Vulkan {
         variants.push(attention::variant(&gpu.tuning, config.head_dim));
         gpu.prepare(&variants)?;
         gpu.pipelines.save();
-        let (config, rope) = (config.clone(), rope.clone());
-        self.model =
-            Some(ModelState { config, limits, rope, shape, acts, cache, inputs, readback, n_tokens: 0, n_outputs: 0 });
+        self.model = Some(ModelState {
+            config: config.clone(),
+            limits,
+            rope: rope.clone(),
+            shape,
+            acts,
+            cache,
+            inputs,
+            readback,
+            n_tokens: 0,
+            n_outputs: 0,
+            n_positions: 0,
+        });
         Ok(())
     }
 
     fn begin(&mut self, batch: &[BatchToken]) -> Result<(), Error> {
+        // First, so that nothing of a pass that was given up still reads the inputs.
+        self.gpu.begin()?;
         self.model.as_mut().expect("allocate comes before the first pass").write_inputs(batch);
-        Ok(self.gpu.begin()?)
+        Ok(())
     }
 
     fn embed(&mut self, table: &Weight) -> Result<(), Error> {
@@ -292,7 +308,8 @@ impl Backend for Vulkan {
 
     fn attention(&mut self, layer: usize) -> Result<(), Error> {
         let (gpu, m) = self.parts();
-        Ok(attention::record(gpu, m.rows(Act::Q), &m.places(), m.shape, &m.cache[layer], m.rows(Act::Attn))?)
+        let (q, dst) = (m.rows(Act::Q), m.rows(Act::Attn));
+        Ok(attention::record(gpu, q, &m.places(), m.shape, &m.cache[layer], dst, m.n_positions)?)
     }
 
     fn swiglu(&mut self) -> Result<(), Error> {

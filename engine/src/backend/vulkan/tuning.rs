@@ -1,6 +1,7 @@
 //! Sizes of workgroups and tiles for a device: the one place that decides them. All are specialization constants, so
 //! another choice needs no new shader.
 
+use super::commands::Cost;
 use super::instance::DeviceInfo;
 
 /// Tile of the matrix product: `block_rows × block_tokens` per workgroup, `thread_rows × thread_tokens` per
@@ -49,6 +50,8 @@ pub struct Tuning {
     pub matmul_from: usize,
     /// Its tile.
     pub matmul: MatmulTile,
+    /// Work after which a pass goes on in another submit: systems reset a GPU whose submit takes seconds.
+    pub submit_budget: Cost,
 }
 
 impl Tuning {
@@ -65,6 +68,8 @@ impl Tuning {
             matvec_columns: &[1, 2, 4, 8],
             matmul_from: 33,
             matmul: if tile.shared_bytes() <= info.shared_bytes { tile } else { small_tile },
+            // About 200 ms of a GPU with 200 GB/s and 2 TFLOPS.
+            submit_budget: Cost { read_bytes: 40_000_000_000, written_bytes: 40_000_000_000, flops: 400_000_000_000 },
         };
         if !info.is_cpu() {
             return general;
@@ -80,7 +85,7 @@ impl Tuning {
             matvec_columns: &[1, 4],
             matmul_from: 48,
             matmul: MatmulTile { thread_tokens: 8, ..general.matmul },
-            ..general
+            submit_budget: general.submit_budget,
         }
     }
 }

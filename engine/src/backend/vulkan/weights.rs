@@ -33,12 +33,18 @@ pub struct Weight {
     pub rows: usize,
     /// Elements per row.
     pub cols: usize,
+    row_bytes: u64,
     pub(super) quants: ReadAddress,
     pub(super) high: ReadAddress,
     pub(super) scales: ReadAddress,
 }
 
 impl Weight {
+    /// Bytes of a row on the device.
+    pub(super) fn row_bytes(&self) -> u64 {
+        self.row_bytes
+    }
+
     /// Units that one invocation decodes at a time, per row.
     pub(super) fn units_per_row(&self) -> u32 {
         self.cols.div_ceil(self.ty.unit()) as u32
@@ -98,6 +104,7 @@ pub(super) fn upload(gpu: &mut Gpu, tensor: TensorView<'_>) -> Result<Weight, Vu
         ty: weight_type(tensor.ty),
         rows: tensor.rows,
         cols: tensor.cols,
+        row_bytes: layout.rows().iter().sum::<usize>() as u64,
         quants: address(&parts[0]),
         high: address(&parts[1]),
         scales: address(&parts[2]),

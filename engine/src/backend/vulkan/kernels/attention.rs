@@ -5,7 +5,7 @@ use shaders::Kernel;
 use super::kv_store::{CacheShape, LayerCache, Places};
 use super::{Rows, push_constants};
 use crate::backend::vulkan::commands::{ReadAddress, WriteAddress};
-use crate::backend::vulkan::{Gpu, Tuning, Variant, VulkanError};
+use crate::backend::vulkan::{Cost, Gpu, Tuning, Variant, VulkanError};
 
 push_constants! {
     struct Push {
@@ -29,7 +29,8 @@ pub fn variant(tuning: &Tuning, head_dim: usize) -> Variant {
     Variant { kernel: Kernel::Attention, constants: vec![tuning.attention, (head_dim / 4) as u32] }
 }
 
-/// Records the attention of `q` (`[n_tokens, n_head * head_dim]`) over positions 0 to its own of each token's slot.
+/// Records the attention of `q` (`[n_tokens, n_head * head_dim]`) over positions 0 to its own of each token's slot;
+/// `n_positions` is the number of positions over all tokens, for the cost.
 pub fn record(
     gpu: &mut Gpu,
     q: Rows<'_>,
@@ -37,6 +38,7 @@ pub fn record(
     shape: CacheShape,
     cache: &LayerCache,
     dst: Rows<'_>,
+    n_positions: u64,
 ) -> Result<(), VulkanError> {
     q.check("q");
     dst.check("dst");
@@ -63,6 +65,10 @@ pub fn record(
         scale: 1.0 / (head_dim as f32).sqrt(),
         padding: 0,
     };
-    op.dispatch(pipeline, [n_head as u32, q.n_rows as u32, 1], &push);
-    Ok(())
+    let cost = Cost {
+        read_bytes: q.bytes() + n_positions * (shape.n_head_kv * head_dim * 4) as u64,
+        written_bytes: dst.bytes(),
+        flops: n_positions * 4 * q.width as u64,
+    };
+    op.dispatch(pipeline, [n_head as u32, q.n_rows as u32, 1], &push, cost)
 }

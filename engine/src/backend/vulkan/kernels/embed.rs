@@ -4,7 +4,7 @@ use shaders::{Kernel, WeightType};
 
 use super::{Rows, check_indices, push_constants};
 use crate::backend::vulkan::commands::{ReadAddress, WriteAddress};
-use crate::backend::vulkan::{Gpu, Region, Tuning, Variant, VulkanError, Weight};
+use crate::backend::vulkan::{Cost, Gpu, Region, Tuning, Variant, VulkanError, Weight};
 
 push_constants! {
     struct Push {
@@ -41,6 +41,6 @@ pub fn record(gpu: &mut Gpu, table: &Weight, tokens: &Region, x: Rows<'_>) -> Re
         n_units,
         x_stride4: x.stride4("x"),
     };
-    op.dispatch(pipeline, [x.n_rows as u32, 1, 1], &push);
-    Ok(())
+    let cost = Cost { read_bytes: x.n_rows as u64 * table.row_bytes(), written_bytes: x.bytes(), ..Cost::default() };
+    op.dispatch(pipeline, [x.n_rows as u32, 1, 1], &push, cost)
 }

@@ -4,7 +4,7 @@ use shaders::Kernel;
 
 use super::{Rows, check_indices, push_constants};
 use crate::backend::vulkan::commands::{ReadAddress, WriteAddress};
-use crate::backend::vulkan::{Gpu, Region, Tuning, Variant, VulkanError};
+use crate::backend::vulkan::{Cost, Gpu, Region, Tuning, Variant, VulkanError};
 
 push_constants! {
     struct Push {
@@ -31,6 +31,6 @@ pub fn record(gpu: &mut Gpu, x: Rows<'_>, rows: &Region, dst: Rows<'_>) -> Resul
     let pipeline = gpu.pipelines.get(&variant(&gpu.tuning))?;
     let mut op = gpu.commands.op();
     let push = Push { x: op.reads(x.region), rows: op.reads(rows), dst: op.writes(dst.region), stride4, padding: 0 };
-    op.dispatch(pipeline, [stride4.div_ceil(workgroup), dst.n_rows as u32, 1], &push);
-    Ok(())
+    let cost = Cost { read_bytes: dst.bytes(), written_bytes: dst.bytes(), flops: 0 };
+    op.dispatch(pipeline, [stride4.div_ceil(workgroup), dst.n_rows as u32, 1], &push, cost)
 }

@@ -4,7 +4,7 @@ use shaders::Kernel;
 
 use super::{Rows, check_indices, push_constants};
 use crate::backend::vulkan::commands::{ReadAddress, WriteAddress};
-use crate::backend::vulkan::{Gpu, Region, Tuning, Variant, VulkanError};
+use crate::backend::vulkan::{Cost, Gpu, Region, Tuning, Variant, VulkanError};
 
 push_constants! {
     struct Push {
@@ -108,6 +108,6 @@ pub fn record(
         n_ctx: shape.n_ctx as u32,
         stride4: k.stride4("k"),
     };
-    op.dispatch(pipeline, [(k.width as u32 / 4).div_ceil(workgroup), k.n_rows as u32, 2], &push);
-    Ok(())
+    let cost = Cost { read_bytes: k.bytes() + v.bytes(), written_bytes: k.bytes(), flops: 0 };
+    op.dispatch(pipeline, [(k.width as u32 / 4).div_ceil(workgroup), k.n_rows as u32, 2], &push, cost)
 }

@@ -5,7 +5,7 @@ use shaders::{Kernel, WeightType};
 
 use super::{Rows, flat_grid, push_constants};
 use crate::backend::vulkan::commands::{ReadAddress, WriteAddress};
-use crate::backend::vulkan::{Gpu, Tuning, Variant, VulkanError, Weight};
+use crate::backend::vulkan::{Cost, Gpu, Tuning, Variant, VulkanError, Weight};
 
 const ACCUMULATE: u32 = 1;
 const HAS_BIAS: u32 = 2;
@@ -114,8 +114,12 @@ fn dispatch(gpu: &mut Gpu, product: &Product<'_>, variant: &Variant, groups: [u3
         dst_stride: dst.stride as u32,
         flags: if *accumulate { ACCUMULATE } else { 0 } | if bias.is_some() { HAS_BIAS } else { 0 },
     };
-    op.dispatch(pipeline, groups, &push);
-    Ok(())
+    let cost = Cost {
+        read_bytes: weight.rows as u64 * weight.row_bytes() + x.bytes(),
+        written_bytes: dst.bytes(),
+        flops: 2 * (x.n_rows * weight.rows * weight.cols) as u64,
+    };
+    op.dispatch(pipeline, groups, &push, cost)
 }
 
 #[cfg(test)]
@@ -135,6 +139,7 @@ mod tests {
             matvec_columns: &[1, 2, 4, 8],
             matmul_from: 33,
             matmul: tile,
+            submit_budget: Cost::default(),
         };
         for n_batch in [1, 2, 3, 5, 8, 9, 33, 512] {
             let prepared = variants(&tuning, WeightType::Q4_K, n_batch);

@@ -1,4 +1,5 @@
-//! One file per kernel: its push constants and a `record` function that checks shapes and ranges, then records it.
+//! One file per kernel: its push constants and a `record` function that checks shapes and ranges, then records it with
+//! its cost.
 //! Shapes that a model or a batch can get wrong were refused earlier with an error; what is checked here are the
 //! engine's own invariants, since a kernel that gets a wrong size would overwrite other memory.
 
@@ -32,6 +33,11 @@ impl Rows<'_> {
         assert!(self.n_rows > 0 && self.width > 0 && self.width <= self.stride, "{what}: {self:?}");
         let bytes = (self.n_rows * self.stride * 4) as u64;
         assert!(bytes <= self.region.bytes && bytes < 1 << 33, "{what}: {bytes} bytes of {}", self.region.bytes);
+    }
+
+    /// Bytes of the elements in use.
+    fn bytes(&self) -> u64 {
+        (self.n_rows * self.width * 4) as u64
     }
 
     /// Checks that rows can be read as vec4s: the stride is a multiple of 4 elements.

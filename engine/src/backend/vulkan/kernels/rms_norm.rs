@@ -4,7 +4,7 @@ use shaders::Kernel;
 
 use super::{Rows, push_constants};
 use crate::backend::vulkan::commands::{ReadAddress, WriteAddress};
-use crate::backend::vulkan::{Gpu, Tuning, Variant, VulkanError, Weight};
+use crate::backend::vulkan::{Cost, Gpu, Tuning, Variant, VulkanError, Weight};
 
 push_constants! {
     struct Push {
@@ -43,6 +43,6 @@ pub fn record(gpu: &mut Gpu, x: Rows<'_>, weight: &Weight, eps: f32, dst: Rows<'
         eps,
         padding: 0,
     };
-    op.dispatch(pipeline, [(x.width / weight.cols) as u32, x.n_rows as u32, 1], &push);
-    Ok(())
+    let cost = Cost { read_bytes: x.bytes(), written_bytes: x.bytes(), flops: x.bytes() };
+    op.dispatch(pipeline, [(x.width / weight.cols) as u32, x.n_rows as u32, 1], &push, cost)
 }

@@ -4,7 +4,7 @@ use shaders::Kernel;
 
 use super::{Rows, push_constants};
 use crate::backend::vulkan::commands::{ReadAddress, WriteAddress};
-use crate::backend::vulkan::{Gpu, Region, Tuning, Variant, VulkanError};
+use crate::backend::vulkan::{Cost, Gpu, Region, Tuning, Variant, VulkanError};
 use crate::model::RopeLayout;
 
 push_constants! {
@@ -53,6 +53,6 @@ pub fn record(gpu: &mut Gpu, x: Rows<'_>, rotation: &Rotation<'_>) -> Result<(),
         head_dim: head_dim as u32,
         stride: x.stride as u32,
     };
-    op.dispatch(pipeline, [(n_pairs as u32 * n_heads).div_ceil(workgroup), x.n_rows as u32, 1], &push);
-    Ok(())
+    let cost = Cost { read_bytes: x.bytes(), written_bytes: x.bytes(), flops: x.bytes() };
+    op.dispatch(pipeline, [(n_pairs as u32 * n_heads).div_ceil(workgroup), x.n_rows as u32, 1], &push, cost)
 }

@@ -4,7 +4,7 @@ use shaders::Kernel;
 
 use super::{Rows, flat_grid, push_constants};
 use crate::backend::vulkan::commands::{ReadAddress, WriteAddress};
-use crate::backend::vulkan::{Gpu, Tuning, Variant, VulkanError};
+use crate::backend::vulkan::{Cost, Gpu, Tuning, Variant, VulkanError};
 
 push_constants! {
     struct Push {
@@ -31,6 +31,6 @@ pub fn record(gpu: &mut Gpu, gate: Rows<'_>, up: Rows<'_>) -> Result<(), VulkanE
     let pipeline = gpu.pipelines.get(&variant(&gpu.tuning))?;
     let mut op = gpu.commands.op();
     let push = Push { gate: op.writes(gate.region), up: op.reads(up.region), n4, padding: 0 };
-    op.dispatch(pipeline, groups, &push);
-    Ok(())
+    let cost = Cost { read_bytes: gate.bytes() + up.bytes(), written_bytes: gate.bytes(), flops: gate.bytes() };
+    op.dispatch(pipeline, groups, &push, cost)
 }
