@@ -108,6 +108,8 @@ impl Commands {
         check("vkResetCommandPool", reset)?;
         self.begin_buffer()?;
         self.recording = true;
+        // What earlier passes wrote (the cache, weights copied through staging) becomes visible to this one.
+        self.barrier();
         Ok(())
     }
 

@@ -104,6 +104,7 @@ impl Pipelines {
         let Ok(data) = (unsafe { self.device.raw.get_pipeline_cache_data(self.cache) }) else { return };
         if data.len() > self.loaded_bytes && write_cache(path, &data).is_ok() {
             self.loaded_bytes = data.len();
+            remove_stale(path);
         }
     }
 
@@ -226,6 +227,21 @@ fn write_cache(path: &Path, data: &[u8]) -> std::io::Result<()> {
     written
 }
 
+/// Removes the files of the same device and driver that were made for other versions of the shaders.
+fn remove_stale(path: &Path) {
+    let name_of = |p: &Path| p.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = name_of(path);
+    let Some((device, _)) = name.rsplit_once('-') else { return };
+    let others = path.parent().and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten();
+    for other in others.map(|entry| entry.path()) {
+        let other_name = name_of(&other);
+        let hash = other_name.strip_prefix(device).and_then(|rest| rest.strip_prefix('-'));
+        if other_name != name && hash.is_some_and(|rest| rest.ends_with(".bin")) {
+            _ = fs::remove_file(other);
+        }
+    }
+}
+
 fn pack(data: &[u8]) -> Vec<u8> {
     [CACHE_MAGIC.as_slice(), &checksum(data).to_le_bytes(), data].concat()
 }
@@ -254,6 +270,17 @@ mod tests {
             bad[n] ^= 1;
             assert_eq!(unpack(&bad), None, "bit flipped in byte {n}");
         }
+    }
+
+    #[test]
+    fn files_of_other_shaders_are_removed_and_those_of_other_devices_kept() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let names =
+            ["pipelines-1-aa-02.bin", "pipelines-1-aa-01.bin", "pipelines-1-bb-01.bin", "pipelines-1-aa-01.tmp"];
+        names.iter().for_each(|n| fs::write(folder.path().join(n), b"").expect("written"));
+        remove_stale(&folder.path().join(names[0]));
+        let kept = |n: &str| folder.path().join(n).exists();
+        assert_eq!(names.map(kept), [true, false, true, true]);
     }
 
     #[test]
