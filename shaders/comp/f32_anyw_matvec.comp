@@ -68,10 +68,11 @@ void main() {
         [[unroll]] for (uint r = 0; r < N_ROWS; r++) decode(row_units[r] + u, w[r]);
         uint start4 = unit_start4(u);
         [[unroll]] for (uint c = 0; c < N_COLS; c++) {
-            [[unroll]] for (uint j = 0; j < UNIT4; j++) {
-                vec4 x = push.x.v[unit_vec4(x_rows[c] + start4, j)];
-                [[unroll]] for (uint r = 0; r < N_ROWS; r++) sums[r][c] = add_dot(sums[r][c], w[r][j], x);
-            }
+            // All loads of a column first: they are in flight together.
+            vec4 x[UNIT4];
+            [[unroll]] for (uint j = 0; j < UNIT4; j++) x[j] = push.x.v[unit_vec4(x_rows[c] + start4, j)];
+            [[unroll]] for (uint j = 0; j < UNIT4; j++)
+                [[unroll]] for (uint r = 0; r < N_ROWS; r++) sums[r][c] = add_dot(sums[r][c], w[r][j], x[j]);
         }
     }
 
