@@ -32,3 +32,27 @@ fn an_unknown_device_is_an_error_that_lists_the_known_ones() {
     let text = error.to_string();
     assert!(text.contains("no such device") && text.contains("llvmpipe"), "{text}");
 }
+
+/// Set in the process that sees no driver: the loader reads its environment when it starts.
+const CHILD: &str = "AIMO_ENGINE_TEST_NO_DRIVER";
+
+#[test]
+fn a_machine_without_a_driver_has_no_gpu_and_is_told_what_to_install() {
+    if std::env::var_os(CHILD).is_some() {
+        let error = devices().expect_err("there is no driver");
+        assert!(matches!(error, VulkanError::NoDevice), "{error}");
+        assert!(error.to_string().contains("mesa-vulkan-drivers"), "{error}");
+        assert_eq!(best_real_gpu().expect("no GPU is no error"), None);
+        assert!(matches!(Vulkan::new(None, false), Err(VulkanError::NoDevice)));
+        return;
+    }
+    let output = std::process::Command::new(std::env::current_exe().expect("this program has a path"))
+        .args(["--exact", "a_machine_without_a_driver_has_no_gpu_and_is_told_what_to_install"])
+        .env(CHILD, "1")
+        .env("VK_DRIVER_FILES", "/nonexistent.json")
+        .env("VK_ICD_FILENAMES", "/nonexistent.json")
+        .output()
+        .expect("this program starts again");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
