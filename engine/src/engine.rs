@@ -214,7 +214,7 @@ impl Engine {
     /// Logits of the last token of a text that starts at position 0 of slot 0, `[n_vocab]` f32.
     ///
     /// # Errors
-    /// As [`Self::forward`]; the text is empty or longer than the context.
+    /// As [`Self::forward`]; the text is empty or longer than the context; the logits are not finite.
     pub fn prompt_logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>, Error> {
         if tokens.is_empty() {
             return Err(RequestError::EmptyPrompt.into());
@@ -231,6 +231,9 @@ impl Engine {
         let mut logits = Vec::new();
         for chunk in batch.chunks(self.limits.n_batch) {
             logits = self.forward(chunk)?.to_vec();
+        }
+        if !logits.iter().all(|l| l.is_finite()) {
+            return Err(RequestError::NotFinite { position: last }.into());
         }
         Ok(logits)
     }

@@ -83,6 +83,19 @@ pub(super) fn sum_ps(v: __m256) -> f32 {
     _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
 }
 
+/// How far ahead of their use weights are fetched, in bytes. The hardware's own prefetching stops at each page.
+const PREFETCH_BYTES: usize = 2048;
+
+/// Fetches the `bytes` that lie [`PREFETCH_BYTES`] behind the start of `block`.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn prefetch_behind(block: &[u8], bytes: usize) {
+    for at in (0..bytes).step_by(64) {
+        // A prefetch never faults, wherever it points.
+        _mm_prefetch::<_MM_HINT_T0>(block.as_ptr().wrapping_add(PREFETCH_BYTES + at).cast());
+    }
+}
+
 /// The 12 packed bytes of Q4_K and Q5_K as 16-bit numbers: scales 0–3, minima 0–3 in the low lane, scales 4–7, minima
 /// 4–7 in the high one.
 #[inline]
@@ -152,6 +165,7 @@ impl SuperBlock for Q5K {
 fn dot_super<B: SuperBlock, const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N] {
     let mut sums = [_mm256_setzero_ps(); N];
     for (g, block) in row.chunks_exact(B::BYTES).enumerate() {
+        prefetch_behind(block, B::BYTES);
         let scales_mins = k_scales_mins(block);
         // Each scale twice, as one 32-bit number: broadcasting it from memory takes no arithmetic unit. The compiler
         // would shuffle registers instead if it saw through the store.
@@ -204,6 +218,7 @@ fn dot_q6_k<const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N
     let masks = std::hint::black_box(&BROADCAST_I16);
     let mut sums = [_mm256_setzero_ps(); N];
     for (g, block) in row.chunks_exact(210).enumerate() {
+        prefetch_behind(block, 210);
         let d = f16_to_f32(block, 208);
         let packed = load128(block, 192);
         let scales = _mm256_cvtepi8_epi16(_mm_shuffle_epi8(packed, even_odd_bytes()));
@@ -370,6 +385,7 @@ fn dot_small_of<B: SmallBlock, const BYTES: usize, const N: usize>(
     let mut sums = [_mm256_setzero_ps(); N];
     let mut offsets = [_mm256_setzero_ps(); N];
     each_group!(row, BYTES, |g, blocks| {
+        prefetch_behind(blocks, 8 * BYTES);
         let xs = x.groups::<N>(g, t0);
         let d = eight_f16::<BYTES>(blocks, 0);
         let m = match B::OFFSET {
@@ -405,6 +421,7 @@ fn dot_q8_0<const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N
     let ones = _mm256_set1_epi16(1);
     let mut sums = [_mm256_setzero_ps(); N];
     each_group!(row, 34, |g, blocks| {
+        prefetch_behind(blocks, 8 * 34);
         let xs = x.groups::<N>(g, t0);
         let d = eight_f16::<34>(blocks, 0);
         let mut scales = [[0.0f32; 8]; N];

@@ -6,7 +6,7 @@ use super::activation::{GroupRef, QuantizedRows};
 use super::avx2::MAX_GROUP_BYTES;
 use super::avx2::{Q4K, Q5K, Q40, Q41, Q50, Q51, SmallBlock, SuperBlock};
 use super::avx2::{
-    each_group, eight_f16, f16_to_f32, k_scales_mins, load_i8, load_ps, load128, load256, store_ps, sum_ps,
+    each_group, eight_f16, f16_to_f32, k_scales_mins, load_i8, load_ps, load128, load256, prefetch_behind, store_ps, sum_ps,
 };
 use super::panel::{STEPS, SmallPanel, SuperPanel};
 use super::rows::RowBlock;
@@ -55,6 +55,7 @@ fn dot_super<B: SuperBlock, const N: usize>(row: &[u8], x: &QuantizedRows, t0: u
     let mut sums = [_mm512_setzero_ps(); N];
     let mut mins = [_mm256_setzero_ps(); N];
     for (g, block) in row.chunks_exact(B::BYTES).enumerate() {
+        prefetch_behind(block, B::BYTES);
         let (d, dmin) = (f16_to_f32(block, 0), f16_to_f32(block, 2));
         let scales_mins = k_scales_mins(block);
         let in_order = _mm256_permute4x64_epi64::<0b11_01_10_00>(scales_mins);
@@ -93,6 +94,7 @@ fn dot_q6_k<const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N
     let mut sums = [_mm512_setzero_ps(); N];
     let mut mins = [_mm256_setzero_ps(); N];
     for (g, block) in row.chunks_exact(210).enumerate() {
+        prefetch_behind(block, 210);
         let d = f16_to_f32(block, 208);
         let packed = load128(block, 192);
         let scales = _mm512_cvtepi8_epi32(packed);
@@ -159,6 +161,7 @@ fn dot_small_of<B: SmallBlock, const BYTES: usize, const N: usize>(
     let mut sums = [_mm256_setzero_ps(); N];
     let mut offsets = [_mm256_setzero_ps(); N];
     each_group!(row, BYTES, |g, blocks| {
+        prefetch_behind(blocks, 8 * BYTES);
         let xs = x.groups::<N>(g, t0);
         let d = eight_f16::<BYTES>(blocks, 0);
         let m = match B::OFFSET {
@@ -192,6 +195,7 @@ fn dot_small_of<B: SmallBlock, const BYTES: usize, const N: usize>(
 fn dot_q8_0<const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N] {
     let mut sums = [_mm256_setzero_ps(); N];
     each_group!(row, 34, |g, blocks| {
+        prefetch_behind(blocks, 8 * 34);
         let xs = x.groups::<N>(g, t0);
         let d = eight_f16::<34>(blocks, 0);
         let mut scales = [[0.0f32; 8]; N];
