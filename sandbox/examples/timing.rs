@@ -26,7 +26,8 @@ fn main() -> Result<(), sandbox::SandboxError> {
         unsafe { std::env::set_var("XDG_CACHE_HOME", directory.path()) };
     }
     let mut stages: Vec<(&str, Instant)> = Vec::new();
-    let (_, prepare) = timed(|| Python::load(&mut |progress| stages.push((progress.stage, Instant::now()))));
+    let (loaded, prepare) = timed(|| Python::load(&mut |progress| stages.push((progress.stage, Instant::now()))));
+    loaded?;
     stages.push(("", Instant::now()));
     for pair in stages.windows(2).filter(|pair| !pair[0].0.is_empty()) {
         println!("  {:<60} {:8.2} s", pair[0].0, (pair[1].1 - pair[0].1).as_secs_f64());

@@ -53,7 +53,7 @@ impl Python {
     }
 
     fn load_with(cache: &Cache, progress: &mut dyn FnMut(Progress)) -> Result<Python, SandboxError> {
-        let engine = engine()?;
+        let engine = engine(OptLevel::Speed)?;
         let key = key(&engine);
         let load = |n_steps, progress: &mut dyn FnMut(Progress)| {
             progress(Progress { stage: "loading the Python interpreter", step: n_steps, n_steps });
@@ -118,7 +118,8 @@ fn prepare(engine: &Engine, progress: &mut dyn FnMut(Progress)) -> Result<Vec<u8
     stage(1, "unpacking the Python interpreter");
     let wasm = decompress(MODULE)?;
     stage(2, "starting the Python interpreter and importing sympy");
-    let snapshot = snapshot::snapshot(engine, &wasm)?;
+    // This code runs once: it is not worth optimising.
+    let snapshot = snapshot::snapshot(&self::engine(OptLevel::None)?, &wasm)?;
     drop(wasm);
     stage(3, "compiling the Python interpreter");
     let compiled = engine.precompile_module(&snapshot);
@@ -134,12 +135,13 @@ fn decompress(packed: &[u8]) -> Result<Vec<u8>, SandboxError> {
 }
 
 /// Settings: core modules only, every proposal that the guest does not use switched off, traps instead of trust.
-fn engine() -> Result<Engine, SandboxError> {
+fn engine(level: OptLevel) -> Result<Engine, SandboxError> {
     let mut config = Config::new();
     config
-        .cranelift_opt_level(OptLevel::Speed)
+        .cranelift_opt_level(level)
         .epoch_interruption(true)
         .max_wasm_stack(STACK_BYTES - HOST_STACK_BYTES)
+        .async_stack_size(STACK_BYTES)
         .memory_init_cow(true)
         .memory_guaranteed_dense_image_size(MAX_IMAGE_BYTES)
         .memory_may_move(false)
@@ -178,7 +180,7 @@ mod tests {
     #[test]
     fn a_tampered_compiled_interpreter_is_never_loaded() {
         Python::load(&mut |_| {}).unwrap();
-        let engine = engine().unwrap();
+        let engine = engine(OptLevel::Speed).unwrap();
         let key = key(&engine);
         let mut compiled = Vec::new();
         Cache::of_user().unwrap().open(&key).unwrap().read_to_end(&mut compiled).unwrap();
@@ -204,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_module_without_the_interpreters_functions_is_an_error() {
-        let engine = engine().unwrap();
+        let engine = engine(OptLevel::Speed).unwrap();
         let empty = [0, b'a', b's', b'm', 1, 0, 0, 0];
         let error = snapshot::snapshot(&engine, &empty).err().unwrap().to_string();
         assert!(error.contains("cannot prepare the Python interpreter"), "{error}");
