@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use comfy_table::{Table, presets};
+use comfy_table::{ContentArrangement, Table, presets};
 use engine::backend::cpu::SimdLevel;
 use engine::backend::vulkan::{DeviceInfo, DeviceKind, VulkanError, devices};
 use serde_json::json;
@@ -49,7 +49,7 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure> {
 
 fn table(devices: &[DeviceInfo]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_BORDERS_ONLY);
+    table.load_preset(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(["--device", "name", "kind", "driver", "Vulkan", "memory", "subgroup", "features"]);
     for d in devices {
         let features =

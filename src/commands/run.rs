@@ -5,13 +5,13 @@
 //! one ends the program at once.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use clap::ValueEnum;
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use engine::model::Config;
 use engine::scheduler::Scheduler;
 use sandbox::Limits;
@@ -156,6 +156,10 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
     let options = args.options()?;
     let problems = args.problem_set(&options)?;
     check_model(args)?;
+    if let Some(path) = &args.output {
+        // The default folder of transcripts would otherwise make it.
+        check_folder_of(path)?;
+    }
     let default_transcripts = args.output.as_deref().map(Outputs::default_transcripts);
     let transcripts = args.transcripts.clone().or(default_transcripts);
     let outputs = Outputs::prepare(args.output.as_deref(), transcripts.as_deref(), &problems, options.default_answer)
@@ -194,6 +198,16 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
     }
 }
 
+/// Refuses an output whose folder isn't there: it is likelier to be misspelt than to be wanted.
+fn check_folder_of(path: &Path) -> Result<(), Failure> {
+    let folder = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let message = format!("cannot write {}: there is no folder {}", path.display(), folder.display());
+    Err(Failure::new(message, "make the folder, or choose another path with -o"))
+}
+
 /// What the header tells about whether the model can be run, before any output file is touched.
 fn check_model(args: &Args) -> Result<(), Failure> {
     let path = &args.model.model;
@@ -228,7 +242,7 @@ fn run_failure(error: &RunError) -> Failure {
 
 fn table(problems: &[ProblemReport]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_BORDERS_ONLY);
+    table.load_preset(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(["id", "answer", "expected", "", "votes", "attempts", "tokens", "python", "tok/s", "time"]);
     for i in [1, 2, 6, 7, 8, 9] {
         if let Some(column) = table.column_mut(i) {
