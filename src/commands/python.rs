@@ -26,7 +26,7 @@ pub struct Args {
     /// Time limit of a run, or of each input of the REPL
     #[arg(long, value_name = "SECONDS", default_value_t = 60.0, value_parser = seconds)]
     timeout: f64,
-    /// Memory limit, the interpreter's own included
+    /// Memory limit in MiB, the interpreter's own included
     #[arg(long, value_name = "MB", default_value_t = 1024, value_parser = at_least_one)]
     memory: usize,
     /// Seed of Python's random numbers
@@ -46,7 +46,7 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
     };
     let limits = Limits {
         time_ms: (args.timeout * 1e3).ceil() as u64,
-        memory_bytes: (args.memory as u64).saturating_mul(1_000_000),
+        memory_bytes: (args.memory as u64).saturating_mul(1 << 20),
         output_bytes: OUTPUT_BYTES,
     };
     let python = load_python(quiet)?;
