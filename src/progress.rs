@@ -101,10 +101,8 @@ impl Progress {
 
     fn solving(&mut self, event: &SolveEvent<'_>) {
         match event {
-            SolveEvent::Text { text, .. } => {
-                if !text.is_empty() {
-                    self.first_token.get_or_insert_with(|| self.started.elapsed());
-                }
+            SolveEvent::Text { text, .. } if !text.is_empty() => {
+                self.first_token.get_or_insert_with(|| self.started.elapsed());
             }
             SolveEvent::ToolStarted { attempt, .. } => self.in_python.push(*attempt),
             SolveEvent::ToolFinished { attempt, .. } => self.in_python.retain(|a| a != attempt),

@@ -100,9 +100,9 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
         eprintln!(
             "prompt {} tokens, {:.1} tok/s; generated {} tokens, {:.1} tok/s; {finish}",
             stats.prompt_tokens,
-            rate(stats.prompt_tokens as u64, stats.prompt_ms),
+            rate(stats.prompt_tokens, stats.prompt_ms),
             stats.generated_tokens,
-            rate(stats.generated_tokens as u64, stats.decode_ms),
+            rate(stats.generated_tokens, stats.decode_ms),
         );
     }
     Ok(())

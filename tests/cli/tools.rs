@@ -44,7 +44,7 @@ impl Done {
     }
 
     /// Asserts wrong usage, and that `part` is named.
-    pub fn is_usage_error(self, part: &str) {
+    pub fn refuses_usage(self, part: &str) {
         assert_eq!(self.status, 2, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
         assert!(self.stderr.contains(part), "no {part:?} in: {}", self.stderr);
         self.has_no_trace();

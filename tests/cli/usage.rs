@@ -14,25 +14,25 @@ fn help_lists_every_command() {
 
 #[test]
 fn wrong_arguments_end_with_status_2() {
-    aimo::<&str>([]).is_usage_error("Usage");
-    aimo(["fly"]).is_usage_error("fly");
-    aimo(["generate", "-p", "x"]).is_usage_error("--model");
-    aimo(["generate", "-m", "m.gguf"]).is_usage_error("--prompt");
-    aimo(["generate", "-m", "m.gguf", "-p", "x", "-f", "y"]).is_usage_error("--file");
-    aimo(["generate", "-m", "m.gguf", "-p", "x", "--temp=-1"]).is_usage_error("at least 0");
-    aimo(["generate", "-m", "m.gguf", "-p", "x", "--top-p", "1.5"]).is_usage_error("from 0 to 1");
-    aimo(["generate", "-m", "m.gguf", "-p", "x", "-n", "0"]).is_usage_error("at least 1");
-    aimo(["generate", "-m", "m.gguf", "-p", "x", "--backend", "tpu"]).is_usage_error("vulkan");
-    aimo(["logits", "-m", "m.gguf", "--tokens", "1,x"]).is_usage_error("x");
-    aimo(["logits", "-m", "m.gguf"]).is_usage_error("--tokens");
-    aimo(["tokenize", "-m", "m.gguf"]).is_usage_error("--prompt");
-    aimo(["bench", "-m", "m.gguf", "-p", "0", "-n", "0"]).is_usage_error("nothing to measure");
-    aimo(["python", "--timeout", "0", "-c", "1"]).is_usage_error("above 0");
-    aimo(["info"]).is_usage_error("MODEL");
-    aimo(["run", "-m", "m.gguf"]).is_usage_error("--problem");
-    aimo(["run", "-m", "m.gguf", "p.csv", "--demo"]).is_usage_error("--demo");
-    aimo(["run", "-m", "m.gguf", "p.csv", "-o", "s.csv", "--answer-range", "9..1"]).is_usage_error("9");
-    aimo(["run", "-m", "m.gguf", "p.csv", "-o", "s.csv", "--attempts", "0"]).is_usage_error("at least 1");
+    aimo::<&str>([]).refuses_usage("Usage");
+    aimo(["fly"]).refuses_usage("fly");
+    aimo(["generate", "-p", "x"]).refuses_usage("--model");
+    aimo(["generate", "-m", "m.gguf"]).refuses_usage("--prompt");
+    aimo(["generate", "-m", "m.gguf", "-p", "x", "-f", "y"]).refuses_usage("--file");
+    aimo(["generate", "-m", "m.gguf", "-p", "x", "--temp=-1"]).refuses_usage("at least 0");
+    aimo(["generate", "-m", "m.gguf", "-p", "x", "--top-p", "1.5"]).refuses_usage("from 0 to 1");
+    aimo(["generate", "-m", "m.gguf", "-p", "x", "-n", "0"]).refuses_usage("at least 1");
+    aimo(["generate", "-m", "m.gguf", "-p", "x", "--backend", "tpu"]).refuses_usage("vulkan");
+    aimo(["logits", "-m", "m.gguf", "--tokens", "1,x"]).refuses_usage("x");
+    aimo(["logits", "-m", "m.gguf"]).refuses_usage("--tokens");
+    aimo(["tokenize", "-m", "m.gguf"]).refuses_usage("--prompt");
+    aimo(["bench", "-m", "m.gguf", "-p", "0", "-n", "0"]).refuses_usage("nothing to measure");
+    aimo(["python", "--timeout", "0", "-c", "1"]).refuses_usage("above 0");
+    aimo(["info"]).refuses_usage("MODEL");
+    aimo(["run", "-m", "m.gguf"]).refuses_usage("--problem");
+    aimo(["run", "-m", "m.gguf", "p.csv", "--demo"]).refuses_usage("--demo");
+    aimo(["run", "-m", "m.gguf", "p.csv", "-o", "s.csv", "--answer-range", "9..1"]).refuses_usage("9");
+    aimo(["run", "-m", "m.gguf", "p.csv", "-o", "s.csv", "--attempts", "0"]).refuses_usage("at least 1");
 }
 
 #[test]

@@ -15,8 +15,6 @@ use std::{
 };
 
 const TARGET: &str = "wasm32-wasip1";
-/// Stack of the interpreter: deep recursion in Python code needs more than the linker's default.
-const STACK_BYTES: usize = 16 << 20;
 /// Debian's suite that carries the source of current Rust libraries.
 const DEBIAN: &str = "http://deb.debian.org/debian trixie-backports main";
 const DEBIAN_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -173,7 +171,7 @@ impl ToolChain {
             None => PathBuf::from(env::var_os("HOME").context("HOME is not set")?).join(".cargo"),
         };
         let mut remapped = vec![(cargo_home.join("registry/src"), "/crates"), (guest.to_owned(), "/guest")];
-        let mut flags = format!("-C link-arg=-zstack-size={STACK_BYTES} -C target-feature=+simd128,+bulk-memory");
+        let mut flags = "-C target-feature=+simd128,+bulk-memory".to_owned();
         if let ToolChain::Debian { library, libc } = self {
             remapped.push((library.parent().unwrap_or(library).to_owned(), "/rust"));
             flags += &format!(" -L native={}", libc.display());
