@@ -74,7 +74,7 @@ pub struct Engine {
 }
 
 enum Runner {
-    Cpu(Cpu, Weights<<Cpu as Backend>::Weight>),
+    Cpu(Box<Cpu>, Weights<<Cpu as Backend>::Weight>),
     Vulkan(Box<Vulkan>, Weights<<Vulkan as Backend>::Weight>),
 }
 
@@ -124,7 +124,7 @@ impl Engine {
                 // SAFETY: as above.
                 let weights = unsafe { plan.upload(&gguf, &mut backend, &mut progress)? };
                 backend.allocate(&config, limits, &rope)?;
-                Runner::Cpu(backend, weights)
+                Runner::Cpu(Box::new(backend), weights)
             }
         };
         drop(plan);
@@ -198,7 +198,7 @@ impl Engine {
             assert!((t.seq as usize) < self.limits.n_seq, "slot {} of {}", t.seq, self.limits.n_seq);
         }
         match &mut self.runner {
-            Runner::Cpu(b, w) => forward(b, w, batch),
+            Runner::Cpu(b, w) => forward(&mut **b, w, batch),
             Runner::Vulkan(b, w) => forward(&mut **b, w, batch),
         }
     }

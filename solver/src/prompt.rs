@@ -18,11 +18,12 @@ fn system(options: &SolverOptions) -> String {
     let (min, max) = (range.min(), range.max());
     let seconds = options.python.time_ms.div_ceil(1000);
     format!(
-        "You solve maths problems. The answer is one integer from {min} to {max}.
+        "You solve maths problems by running Python. The answer is one integer from {min} to {max}.
 
-Write a short Python program in a ```python block that computes the answer and prints it. It is run for you, and an \
-```output block with its result follows. Never write the output yourself. You have Python's standard library, sympy \
-and mpmath; names stay defined from block to block; a block may run for {seconds} seconds. If the output is an error \
+Begin your reply with a ```python block: a short program that computes the answer and prints it. Do not derive the \
+answer by hand first. The program is run for you, and an ```output block with its result follows; never write the \
+output yourself. You have Python's standard library, sympy and mpmath; names stay defined from block to block; a \
+block may run for {seconds} seconds. Prefer plain loops over all cases to clever formulas. If the output is an error \
 or can't be right, write a corrected block.
 
 Check what exactly is asked. If the problem asks for a remainder or says \"modulo\", the program must apply it.
@@ -30,7 +31,7 @@ When the output shows the answer, finish with one line: The answer is \\boxed{{i
 
 Example
 User: How many integers from 1 to 100 are multiples of 7?
-Assistant: I count them.
+Assistant:
 ```python
 print(sum(1 for n in range(1, 101) if n % 7 == 0))
 ```

@@ -399,8 +399,8 @@ fn dot_small_of<B: SmallBlock, const BYTES: usize, const N: usize>(
         }
         // As in `dot_super`: read back from memory, so that broadcasting is a load.
         let scales = std::hint::black_box(&scales);
-        for b in 0..8 {
-            let codes = B::codes(&blocks[b * BYTES..(b + 1) * BYTES]);
+        for (b, block) in blocks.chunks_exact(BYTES).enumerate() {
+            let codes = B::codes(block);
             for t in 0..N {
                 let p = _mm256_madd_epi16(_mm256_maddubs_epi16(codes, load_i8(xs[t].q, 32 * b)), ones);
                 sums[t] = _mm256_fmadd_ps(_mm256_set1_ps(scales[t][b]), _mm256_cvtepi32_ps(p), sums[t]);
@@ -429,8 +429,8 @@ fn dot_q8_0<const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N
             scales[t] = store_ps(_mm256_mul_ps(d, load_ps(xs[t].scale)));
         }
         let scales = std::hint::black_box(&scales);
-        for b in 0..8 {
-            let w = load256(blocks, 34 * b + 2);
+        for (b, block) in blocks.chunks_exact(34).enumerate() {
+            let w = load256(block, 2);
             let magnitude = _mm256_abs_epi8(w);
             for t in 0..N {
                 let signed = _mm256_sign_epi8(load_i8(xs[t].q, 32 * b), w);

@@ -6,7 +6,8 @@ use super::activation::{GroupRef, QuantizedRows};
 use super::avx2::MAX_GROUP_BYTES;
 use super::avx2::{Q4K, Q5K, Q40, Q41, Q50, Q51, SmallBlock, SuperBlock};
 use super::avx2::{
-    each_group, eight_f16, f16_to_f32, k_scales_mins, load_i8, load_ps, load128, load256, prefetch_behind, store_ps, sum_ps,
+    each_group, eight_f16, f16_to_f32, k_scales_mins, load_i8, load_ps, load128, load256, prefetch_behind, store_ps,
+    sum_ps,
 };
 use super::panel::{STEPS, SmallPanel, SuperPanel};
 use super::rows::RowBlock;
@@ -174,8 +175,8 @@ fn dot_small_of<B: SmallBlock, const BYTES: usize, const N: usize>(
             offsets[t] = _mm256_fmadd_ps(m, load_ps(xs[t].total32), offsets[t]);
         }
         let scales = std::hint::black_box(&scales);
-        for b in 0..8 {
-            let codes = B::codes(&blocks[b * BYTES..(b + 1) * BYTES]);
+        for (b, block) in blocks.chunks_exact(BYTES).enumerate() {
+            let codes = B::codes(block);
             for t in 0..N {
                 let p = _mm256_dpbusd_epi32(_mm256_setzero_si256(), codes, load_i8(xs[t].q, 32 * b));
                 sums[t] = _mm256_fmadd_ps(_mm256_set1_ps(scales[t][b]), _mm256_cvtepi32_ps(p), sums[t]);
@@ -203,8 +204,8 @@ fn dot_q8_0<const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N
             scales[t] = store_ps(_mm256_mul_ps(d, load_ps(xs[t].scale)));
         }
         let scales = std::hint::black_box(&scales);
-        for b in 0..8 {
-            let w = load256(blocks, 34 * b + 2);
+        for (b, block) in blocks.chunks_exact(34).enumerate() {
+            let w = load256(block, 2);
             let magnitude = _mm256_abs_epi8(w);
             for t in 0..N {
                 let signed = _mm256_sign_epi8(load_i8(xs[t].q, 32 * b), w);

@@ -81,11 +81,11 @@ fn tile(w: &[f32], x: &[f32], cols: usize) -> [[f32; TILE]; TILE] {
             m[i * cols + k..i * cols + k + LANES].try_into().expect("eight lanes")
         };
         let rows: [[f32; LANES]; TILE] = std::array::from_fn(|r| at(w, r));
-        for t in 0..TILE {
+        for (t, lanes) in lanes.iter_mut().enumerate() {
             let x = at(x, t);
-            for r in 0..TILE {
-                for l in 0..LANES {
-                    lanes[t][r][l] = rows[r][l].mul_add(x[l], lanes[t][r][l]);
+            for (lanes, row) in lanes.iter_mut().zip(&rows) {
+                for ((lane, w), x) in lanes.iter_mut().zip(row).zip(&x) {
+                    *lane = w.mul_add(*x, *lane);
                 }
             }
         }

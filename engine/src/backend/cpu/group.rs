@@ -208,9 +208,9 @@ pub(super) mod tests {
                     s.unpack(ty, group_of(ty, &row, g));
                     (0..GROUP).map(|k| s.d[k / 32] * f32::from(s.codes[k]) + s.m[k / 32]).collect()
                 };
-                for k in 0..GROUP {
+                for (k, got) in got.iter().enumerate() {
                     let want = want.get(g * GROUP + k).copied().unwrap_or(0.0);
-                    assert!((got[k] - want).abs() <= 1e-5 * want.abs().max(1.0), "{ty} g={g} k={k}: {} {want}", got[k]);
+                    assert!((got - want).abs() <= 1e-5 * want.abs().max(1.0), "{ty} g={g} k={k}: {got} {want}");
                 }
             }
         }

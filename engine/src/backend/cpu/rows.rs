@@ -137,10 +137,10 @@ mod tests {
                             assert_eq!(pair[0], pair[1]);
                             let t = n - tokens + i;
                             let (mut want, mut size) = (0.0f64, 0.0f64);
-                            for k in 0..cols {
+                            for (k, weight) in weights.iter().enumerate() {
                                 let g = rows.group(k / 256, t);
                                 let scale = g.scale[k % 256 / (256 / span.per_group())];
-                                let term = f64::from(weights[k]) * f64::from(scale) * f64::from(g.q[k % 256]);
+                                let term = f64::from(*weight) * f64::from(scale) * f64::from(g.q[k % 256]);
                                 want += term;
                                 size += term.abs();
                             }
