@@ -102,10 +102,14 @@ const ENCODINGS: &[&str] = &[
     "utf_8_sig",
 ];
 
+/// Stack of the module: deep recursion in Python code needs more than the linker's default (`src/lib.rs`).
+const GUEST_STACK_BYTES: usize = 32 << 20;
+
 /// The compiler recurses over deep expressions, unoptimised in a build script.
 const STACK_BYTES: usize = 1 << 30;
 
 fn main() {
+    println!("cargo:rustc-link-arg-cdylib=-zstack-size={GUEST_STACK_BYTES}");
     let freezing = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(freeze_library);
     freezing.expect("a thread").join().expect("the library compiles");
 }

@@ -57,7 +57,7 @@ fn written_ranges(memory: &[u8]) -> Vec<std::ops::Range<usize>> {
     if let Some(ranges) = linux::private_ranges(memory) {
         return ranges;
     }
-    vec![0..n_pages]
+    std::iter::once(0..n_pages).collect()
 }
 
 #[cfg(target_os = "linux")]

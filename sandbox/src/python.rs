@@ -27,8 +27,8 @@ const MAX_MODULE_BYTES: u64 = 512 << 20;
 const MAX_IMAGE_BYTES: u64 = 1 << 30;
 /// What a session needs beyond the image to do anything.
 const MIN_FREE_BYTES: u64 = 16 << 20;
-/// Host stack of one call. The guest's own stack (16 MiB, checked by the interpreter) overflows first in Python code.
-pub(crate) const STACK_BYTES: usize = 128 << 20;
+/// Host stack of one call. The guest's own stack (32 MiB, checked by the interpreter) overflows first in Python code.
+pub(crate) const STACK_BYTES: usize = 256 << 20;
 /// What is left of it for the host's own functions.
 const HOST_STACK_BYTES: usize = 4 << 20;
 

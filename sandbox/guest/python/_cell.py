@@ -244,10 +244,15 @@ def format_error(error):
         yield from described.format_exception_only()
         return
     described.stack = traceback.StackSummary._extract_from_extended_frame_gen(chosen_frames(trace))
+    context = described.__context__
+    if described.__cause__ is None and context and not any(f.filename.startswith("<cell ") for f in context.stack):
+        # What a library caught on its own way tells the user nothing.
+        described.__context__ = None
     skipped = iter(gaps(trace))
     for part in described.format():
         if part.startswith('  File "<skipped'):
-            part = f"  [... {next(skipped)} more calls ...]\n"
+            n_skipped = next(skipped)
+            part = f"  [... {n_skipped} more call{'s' if n_skipped > 1 else ''} ...]\n"
         yield part
 
 

@@ -31,9 +31,27 @@ const STATUS_OK: i32 = 0;
 const STATUS_EXCEPTION: i32 = 1;
 const STATUS_BROKEN: i32 = 3;
 
+/// Stack of the module (`build.rs` has the linker reserve it), and the part of it that the interpreter leaves alone
+/// when it raises RecursionError; the parser, which does not count its depth, has that much more room.
+const STACK_BYTES: usize = 32 << 20;
+const SPARE_STACK_BYTES: usize = 8 << 20;
+/// The interpreter cannot measure a WebAssembly stack: it assumes that this much lies below the place where it was made.
+const ASSUMED_STACK_BYTES: usize = 8 << 20;
+const INIT_DEPTH_BYTES: usize = STACK_BYTES - SPARE_STACK_BYTES - ASSUMED_STACK_BYTES;
+
 /// Builds the interpreter and imports what contest code uses. Returns 0, or 1 after printing why it failed.
 #[unsafe(no_mangle)]
 pub extern "C" fn init() -> i32 {
+    // The interpreter is made deep in the stack, so that what it assumes to be below it is there to be used.
+    let mut depth = std::mem::MaybeUninit::<[u8; INIT_DEPTH_BYTES]>::uninit();
+    std::hint::black_box(&mut depth);
+    let status = build_interpreter();
+    std::hint::black_box(&mut depth);
+    status
+}
+
+#[inline(never)]
+fn build_interpreter() -> i32 {
     panic::set_hook(Box::new(|info| {
         let message = info.payload_as_str().unwrap_or("unknown");
         eprintln!("the interpreter itself failed: {message}");

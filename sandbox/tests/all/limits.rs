@@ -1,8 +1,6 @@
 //! Limits hold, say so, and leave the session as it was; hostile code of every known kind ends in a typed outcome.
 
-mod common;
-
-use common::{output, python, raises, session, session_with};
+use crate::common::{output, python, raises, session, session_with};
 use sandbox::{Limits, Outcome, SandboxError, Session, Status};
 
 fn brief(time_ms: u64) -> Limits {
@@ -60,6 +58,7 @@ fn asking_for_too_much_memory_is_an_exception() {
     for (code, kind) in [
         ("[0] * 10**10", "OverflowError|MemoryError"),
         ("x = [0] * (5 * 10**8)", "MemoryError"),
+        ("list(range(10**12))", "OverflowError|MemoryError"),
         ("'a' * 10**12", "OverflowError|MemoryError"),
         ("bytes(10**12)", "OverflowError|MemoryError"),
         ("f'{1:1000000000000}'", "ValueError|OverflowError|MemoryError"),
@@ -77,7 +76,7 @@ fn asking_for_too_much_memory_is_an_exception() {
 #[test]
 fn growing_for_ever_ends_and_is_undone() {
     let limits = Limits { memory_bytes: 512 << 20, ..brief(60_000) };
-    for code in ["x = []\nwhile True: x.append([0] * 1000)", "s = 'a'\nwhile True: s += s", "b = list(range(10**12))"] {
+    for code in ["x = []\nwhile True: x.append([0] * 1000)", "s = 'a'\nwhile True: s += s"] {
         let mut session = remembering(limits);
         let outcome = session.run(&format!("known = 0\n{code}"));
         match outcome.status {
@@ -118,6 +117,8 @@ fn recursion_ends_in_recursion_error() {
         match &outcome.status {
             Status::Exception { kind, .. } => assert_eq!(kind, "RecursionError", "{code}\n{}", outcome.output),
             Status::Crashed { .. } => assert!(outcome.output.contains("restored to its state"), "{}", outcome.output),
+            // Nested data is walked with a stack large enough for this depth.
+            Status::Ok if code.contains("x = [x]") => {}
             other => panic!("{code}: {other:?}"),
         }
         assert_remembers(&mut session);

@@ -1,8 +1,6 @@
 //! The Python that contest code meets: the language, the standard library, sympy and mpmath.
 
-mod common;
-
-use common::{output, session};
+use crate::common::{output, session};
 
 /// Runs each line of `(setup, [(expression, repr)])` in one session.
 fn check(setup: &str, cases: &[(&str, &str)]) {
@@ -96,7 +94,7 @@ fn the_standard_library() {
                 "@functools.lru_cache(None)\ndef fib(n): return n if n < 2 else fib(n-1) + fib(n-2)\nfib(300)",
                 "222232244629420445529739893461909967206666939096499764990979600",
             ),
-            ("@functools.cache\ndef deep(n): return 0 if n == 0 else 1 + deep(n - 1)\ndeep(5000)", "5000"),
+            ("@functools.cache\ndef deep(n): return 0 if n == 0 else 1 + deep(n - 1)\ndeep(10000)", "10000"),
             (
                 "fractions.Fraction(1, 3) + fractions.Fraction(1, 6), fractions.Fraction('0.125'), fractions.Fraction(3.5)",
                 "(Fraction(1, 2), Fraction(1, 8), Fraction(7, 2))",
@@ -130,8 +128,8 @@ fn the_standard_library() {
                 "(True, D(x=0, l=[]))",
             ),
             (
-                "import string, textwrap, copy, time, datetime, calendar, hashlib; hashlib.sha256(b'').hexdigest()[:8], calendar.monthrange(2024, 2)",
-                "('e3b0c442', (3, 29))",
+                "import string, textwrap, copy, time, datetime, calendar, hashlib; hashlib.sha256(b'').hexdigest()[:8], calendar.isleap(2024)",
+                "('e3b0c442', True)",
             ),
             (
                 "import asyncio\nasync def f():\n    await asyncio.sleep(0.01)\n    return 5\nasync def m(): return await asyncio.gather(f(), f())\nasyncio.run(m())",
@@ -257,8 +255,8 @@ fn sympy_answers_contest_questions() {
                 "(3, 4, 120, 2432902008176640000, 3, 6, 12)",
             ),
             (
-                "reduce_inequalities([x**2 < 4], x), satisfiable(And(Symbol('a'), Not(Symbol('b')))), FiniteSet(1, 2) + FiniteSet(3) if False else Union(FiniteSet(1), FiniteSet(2))",
-                "((-2 < x) & (x < 2), {a: True, b: False}, {1, 2})",
+                "reduce_inequalities([x**2 < 4], x), satisfiable(Symbol('a') & ~Symbol('b')) == {Symbol('a'): True, Symbol('b'): False}, FiniteSet(1, 2) + FiniteSet(3) if False else Union(FiniteSet(1), FiniteSet(2))",
+                "((-2 < x) & (x < 2), True, {1, 2})",
             ),
             (
                 "symbols('a:c'), Symbol('m', integer=True).is_integer, latex(x**2/2), N(sqrt(2), 20)",

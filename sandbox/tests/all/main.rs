@@ -1,0 +1,8 @@
+//! The sandbox on its real module, in one process: the interpreter is loaded once.
+
+mod cells;
+mod common;
+mod guest_record;
+mod isolation;
+mod library;
+mod limits;
