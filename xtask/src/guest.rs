@@ -5,6 +5,7 @@
 //! and cannot be fetched, Debian's copies of the Rust library's source and of wasi-libc, unpacked below the user's
 //! cache, take its place: nothing is installed. Takes ten to twenty minutes the first time.
 
+use crate::setup::apt;
 use crate::shell::{self, step};
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
@@ -16,7 +17,7 @@ use std::{
 
 const TARGET: &str = "wasm32-wasip1";
 /// Debian's suite that carries the source of current Rust libraries.
-const DEBIAN: &str = "http://deb.debian.org/debian trixie-backports main";
+const DEBIAN_SUITE: &str = "trixie-backports";
 const DEBIAN_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// zstd's strongest level whose window the decoder in the sandbox accepts.
 const ZSTD_LEVEL: &str = "-19";
@@ -197,8 +198,9 @@ impl Apt {
             fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
         }
         ensure!(Path::new(DEBIAN_KEYRING).is_file(), "{DEBIAN_KEYRING} is missing: this needs Debian's signing keys");
+        let mirror = apt::mirror().context("apt's sources name no mirror of this release: this needs Debian")?;
         let sources = directory.join("sources.list");
-        fs::write(&sources, format!("deb [signed-by={DEBIAN_KEYRING}] {DEBIAN}\n"))
+        fs::write(&sources, format!("deb [signed-by={DEBIAN_KEYRING}] {mirror} {DEBIAN_SUITE} main\n"))
             .with_context(|| format!("cannot write {}", sources.display()))?;
         let set = |name: &str, value: String| ["-o".to_owned(), format!("{name}={value}")];
         let options = [
@@ -224,7 +226,7 @@ impl Apt {
         let versions = list.lines().filter_map(|line| line.split('|').nth(1).map(str::trim));
         match versions.filter(|version| version.starts_with(prefix)).max() {
             Some(version) => Ok(version.to_owned()),
-            None => bail!("no {package} {prefix}… in {DEBIAN}; `rustup target add {TARGET}` makes this unnecessary"),
+            None => bail!("no {package} {prefix}… in {DEBIAN_SUITE}; `rustup target add {TARGET}` makes this unnecessary"),
         }
     }
 
