@@ -226,7 +226,9 @@ impl Apt {
         let versions = list.lines().filter_map(|line| line.split('|').nth(1).map(str::trim));
         match versions.filter(|version| version.starts_with(prefix)).max() {
             Some(version) => Ok(version.to_owned()),
-            None => bail!("no {package} {prefix}… in {DEBIAN_SUITE}; `rustup target add {TARGET}` makes this unnecessary"),
+            None => {
+                bail!("no {package} {prefix}… in {DEBIAN_SUITE}; `rustup target add {TARGET}` makes this unnecessary")
+            }
         }
     }
 

@@ -5,7 +5,7 @@
 //! Surprising fact: Debian 12's own Mesa is too old for the shaders' extensions, so there the driver comes from
 //! the release's backports, whose suite is added to apt's sources once.
 
-mod apt;
+pub mod apt;
 
 use std::fs;
 use std::path::Path;

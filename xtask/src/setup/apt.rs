@@ -56,6 +56,14 @@ impl Release {
     }
 }
 
+/// The mirror that this machine's apt uses for its own release, e.g. `http://mirror/debian`.
+pub fn mirror() -> Option<String> {
+    let release = Release::of_this_machine();
+    let texts = source_texts();
+    let own = |s: &Source| s.suites.contains(&release.codename) && s.components.iter().any(|c| c == "main");
+    texts.iter().flat_map(|t| Source::all_in(t)).find(own).map(|s| s.uri)
+}
+
 /// Adds the release's backports to apt's sources, from the mirror that the machine already uses for the release.
 pub fn add_backports(release: &Release) -> Result<()> {
     let texts = source_texts();
