@@ -188,6 +188,12 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
             eprintln!("transcripts: {}", path.display());
         }
     }
+    if let Some(reason) = report.unwritten {
+        return Err(Failure::new(
+            format!("the last answers could not be written: {reason}"),
+            "they are in the table above; free the output's disk or choose another -o and enter them",
+        ));
+    }
     match report.end {
         RunEnd::Complete | RunEnd::TimeUp => Ok(()),
         RunEnd::Cancelled => Err(Failure::Interrupted),
