@@ -6,6 +6,7 @@ use crate::backend::{Backend, BatchToken, Limits};
 use crate::chat::ChatTemplate;
 use crate::error::{Error, RequestError};
 use crate::gguf::GgufFile;
+use crate::kv::{KvLayout, KvPages};
 use crate::model::{Config, RopeTable, Weights, forward, plan, rope_factors};
 use crate::tokenizer::Tokenizer;
 use std::path::Path;
@@ -69,6 +70,7 @@ pub struct Engine {
     tokenizer: Tokenizer,
     chat_template: Option<ChatTemplate>,
     limits: Limits,
+    kv: KvPages,
     bytes_per_token: u64,
     gguf: Box<GgufFile>,
 }
@@ -97,7 +99,8 @@ impl Engine {
         let n_batch = options.n_batch.clamp(1, n_ctx.max(options.n_seq));
         let n_seq = options.n_seq.max(1);
         let limits = Limits { n_batch, n_outputs: n_seq.min(n_batch), n_seq, n_ctx };
-        let (total, bytes_per_token) = (plan.bytes(), plan.bytes_per_token());
+        let (total, bytes_per_token) = (plan.bytes(), plan.bytes_per_token(&config));
+        let kv = KvPages::new(KvLayout::new(&config, &limits));
         let mut progress = |done| progress(done, total);
         let vulkan = match options.backend {
             BackendChoice::Cpu => None,
@@ -115,7 +118,7 @@ impl Engine {
             Some(mut backend) => {
                 // SAFETY: `gguf` is boxed and lives in the same struct as the runner, which is dropped first.
                 let weights = unsafe { plan.upload(&gguf, &mut backend, &mut progress)? };
-                backend.allocate(&config, limits, &rope)?;
+                backend.allocate(&config, limits, &rope, kv.layout())?;
                 Runner::Vulkan(Box::new(backend), weights)
             }
             None => {
@@ -123,12 +126,12 @@ impl Engine {
                 let mut backend = Cpu::new(options.n_threads, precision);
                 // SAFETY: as above.
                 let weights = unsafe { plan.upload(&gguf, &mut backend, &mut progress)? };
-                backend.allocate(&config, limits, &rope)?;
+                backend.allocate(&config, limits, &rope, kv.layout())?;
                 Runner::Cpu(Box::new(backend), weights)
             }
         };
         drop(plan);
-        Ok(Engine { runner, config, tokenizer, chat_template, limits, bytes_per_token, gguf })
+        Ok(Engine { runner, config, tokenizer, chat_template, limits, kv, bytes_per_token, gguf })
     }
 
     /// The file.
@@ -195,23 +198,33 @@ impl Engine {
             if t.pos as usize >= n_ctx {
                 return Err(RequestError::ContextExceeded { found: t.pos as usize + 1, n_ctx }.into());
             }
-            assert!((t.seq as usize) < self.limits.n_seq, "slot {} of {}", t.seq, self.limits.n_seq);
+            assert!((t.seq as usize) < self.limits.n_seq, "sequence {} of {}", t.seq, self.limits.n_seq);
         }
+        let copies = self.kv.prepare(batch);
         match &mut self.runner {
-            Runner::Cpu(b, w) => forward(&mut **b, w, batch),
-            Runner::Vulkan(b, w) => forward(&mut **b, w, batch),
+            Runner::Cpu(b, w) => {
+                b.kv_copy_pages(&copies)?;
+                forward(&mut **b, w, batch, &self.kv)
+            }
+            Runner::Vulkan(b, w) => {
+                b.kv_copy_pages(&copies)?;
+                forward(&mut **b, w, batch, &self.kv)
+            }
         }
     }
 
-    /// Copies positions `0..n_pos` of slot `from` to slot `to`.
-    pub(crate) fn kv_copy(&mut self, from: usize, to: usize, n_pos: usize) -> Result<(), Error> {
-        match &mut self.runner {
-            Runner::Cpu(b, _) => b.kv_copy(from, to, n_pos),
-            Runner::Vulkan(b, _) => b.kv_copy(from, to, n_pos),
-        }
+    /// Lets sequence `to` begin with the first `n_pos` positions of `from`. False where a sliding window of `from` has
+    /// passed them.
+    pub(crate) fn kv_share(&mut self, from: usize, to: usize, n_pos: usize) -> bool {
+        self.kv.share(from, to, n_pos)
     }
 
-    /// Logits of the last token of a text that starts at position 0 of slot 0, `[n_vocab]` f32.
+    /// Gives back the keys and values of a sequence.
+    pub(crate) fn kv_clear(&mut self, seq: usize) {
+        self.kv.truncate(seq, 0);
+    }
+
+    /// Logits of the last token of a text that starts at position 0 of sequence 0, `[n_vocab]` f32.
     ///
     /// # Errors
     /// As [`Self::forward`]; the text is empty or longer than the context; the logits are not finite.

@@ -55,6 +55,9 @@ pub enum RequestError {
         /// Slots there are.
         n_seq: usize,
     },
+    /// The backend has no kernels for mixtures of experts.
+    #[error("this backend can't run mixtures of experts")]
+    NoExperts,
     /// The logits are not numbers: the model or a kernel is broken.
     #[error("the model gave logits that are not finite at position {position}")]
     NotFinite {

@@ -1,5 +1,5 @@
 //! From a GGUF file to tokens: `gguf` (the file) → `model` (hyper-parameters, weights, forward pass) →
-//! `backend` (CPU, Vulkan) → `scheduler` (sequences in batches) → `sampler` → text through `tokenizer`.
+//! `backend` (CPU, Vulkan; `kv` says where keys and values lie) → `scheduler` (sequences in batches) → `sampler` → text through `tokenizer`.
 //!
 //! The engine knows nothing of HTTP, Python or problems.
 
@@ -8,6 +8,7 @@ pub mod chat;
 mod engine;
 mod error;
 pub mod gguf;
+pub mod kv;
 pub mod model;
 pub mod quant;
 pub mod sampler;

@@ -26,6 +26,11 @@ pub fn dequantize_row(ty: GgmlType, row: &[u8], out: &mut [f32]) {
                 let d = f16_at(block, 0);
                 out.iter_mut().zip(&block[2..]).for_each(|(o, &q)| *o = d * f32::from(q as i8));
             }
+            GgmlType::MXFP4 => table4(out, &block[1..], e8m0_half(block[0]), &MXFP4_DOUBLED),
+            GgmlType::IQ4_NL => table4(out, &block[2..], f16_at(block, 0), &IQ4_VALUES),
+            GgmlType::IQ4_XS => iq4_xs(out, block),
+            GgmlType::Q2_K => q2_k(out, block),
+            GgmlType::Q3_K => q3_k(out, block),
             GgmlType::Q4_K => q4_k(out, block),
             GgmlType::Q5_K => q5_k(out, block),
             GgmlType::Q6_K => q6_k(out, block),
@@ -48,6 +53,74 @@ fn legacy(out: &mut [f32], qs: &[u8], high: Option<&[u8]>, bits: u32, d: f32, m:
         let hi = u32::from(qs[i] >> 4) | (high >> (i + 16) & 1) << 4;
         out[i] = d * lo as f32 + m;
         out[i + 16] = d * hi as f32 + m;
+    }
+}
+
+/// The sixteen values of IQ4_NL and IQ4_XS (ggml's `kvalues_iq4nl`).
+pub(crate) const IQ4_VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+/// Twice the sixteen values of FP4 E2M1 (OCP Microscaling Formats 1.0, table 5): whole numbers.
+pub(crate) const MXFP4_DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
+/// Half of the power of two that an E8M0 byte stands for, 2^(e − 128), since the table holds doubled values; subnormal
+/// for e < 2. 0xFF is not a number (OCP Microscaling Formats 1.0, section 5.4.1).
+pub(crate) fn e8m0_half(e: u8) -> f32 {
+    match e {
+        0xFF => f32::NAN,
+        0 | 1 => f32::from_bits(0x0020_0000 << e),
+        _ => f32::from_bits((u32::from(e) - 1) << 23),
+    }
+}
+
+/// MXFP4, IQ4_NL: low nibbles are elements 0–15, high nibbles 16–31, both indices into a table. `w = d · table[q]`.
+fn table4(out: &mut [f32], qs: &[u8], d: f32, table: &[i8; 16]) {
+    for (i, q) in qs.iter().enumerate() {
+        out[i] = d * f32::from(table[usize::from(q & 15)]);
+        out[i + 16] = d * f32::from(table[usize::from(q >> 4)]);
+    }
+}
+
+/// The 6-bit scale of sub-block `j` (0–7) of an IQ4_XS block, −32..=31: low four bits in `scales_l`, high two in
+/// `scales_h`.
+pub(crate) fn iq4_xs_scale(block: &[u8], j: usize) -> i8 {
+    let low = block[4 + j / 2] >> (j % 2 * 4) & 15;
+    let high = u16::from_le_bytes([block[2], block[3]]) >> (2 * j) & 3;
+    (low | (high as u8) << 4) as i8 - 32
+}
+
+/// Eight sub-blocks of 32 through IQ4_NL's table: `w = d·scale·table[q]`.
+fn iq4_xs(out: &mut [f32], block: &[u8]) {
+    for (j, (out, qs)) in out.chunks_exact_mut(32).zip(block[8..].chunks_exact(16)).enumerate() {
+        table4(out, qs, f16_at(block, 0) * f32::from(iq4_xs_scale(block, j)), &IQ4_VALUES);
+    }
+}
+
+/// Sixteen sub-blocks of 16 with 4-bit scales and minima: `w = d·scale·q − dmin·min`. Each half of 128 elements has
+/// four groups of 32 whose two bits share 32 bytes of `qs`.
+fn q2_k(out: &mut [f32], block: &[u8]) {
+    let (scales, qs, d, dmin) = (&block[..16], &block[16..80], f16_at(block, 80), f16_at(block, 82));
+    for (e, o) in out.iter_mut().enumerate() {
+        let q = qs[e / 128 * 32 + e % 32] >> (e / 32 % 4 * 2) & 3;
+        let scale = scales[e / 16];
+        *o = d * f32::from(scale & 15) * f32::from(q) - dmin * f32::from(scale >> 4);
+    }
+}
+
+/// The 6-bit scale of sub-block `j` (0–15) of a Q3_K block, −32..=31, from its 12 packed bytes: low four bits in the
+/// nibbles of the first eight, high two bits in the last four.
+pub(crate) fn q3_k_scale(packed: &[u8], j: usize) -> i8 {
+    let low = packed[j % 8] >> (j / 8 * 4) & 15;
+    let high = packed[8 + j % 4] >> (j / 4 * 2) & 3;
+    (low | high << 4) as i8 - 32
+}
+
+/// As Q2_K with a third bit and signed scales: `w = d·scale·(q − 4)`. Bit `g` of `high[i]` belongs to element `i` of
+/// group `g` of 32.
+fn q3_k(out: &mut [f32], block: &[u8]) {
+    let (high, qs, scales, d) = (&block[..32], &block[32..96], &block[96..108], f16_at(block, 108));
+    for (e, o) in out.iter_mut().enumerate() {
+        let low = qs[e / 128 * 32 + e % 32] >> (e / 32 % 4 * 2) & 3;
+        let q = low | (high[e % 32] >> (e / 32) & 1) << 2;
+        *o = d * f32::from(q3_k_scale(scales, e / 16)) * (f32::from(q) - 4.0);
     }
 }
 

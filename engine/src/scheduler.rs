@@ -1,6 +1,6 @@
 //! Many sequences, one batch a step. A step takes the next token of every decoding sequence and fills what is left of
-//! the batch with pending prompt tokens. Sequences that share a prefix compute it once: the keys and values of the
-//! longest common prefix are copied from a neighbour instead of being computed again.
+//! the batch with pending prompt tokens. Sequences that share a prefix compute it once: the pages of the longest
+//! common prefix are shared with a neighbour instead of being computed again.
 
 use crate::backend::BatchToken;
 use crate::engine::Engine;
@@ -164,9 +164,10 @@ impl Scheduler {
 
     /// Ends a sequence and frees its slot.
     pub fn release(&mut self, seq: SeqId) {
-        for slot in &mut self.slots {
+        for (i, slot) in self.slots.iter_mut().enumerate() {
             if slot.as_ref().is_some_and(|s| s.id == seq) {
                 *slot = None;
+                self.engine.kv_clear(i);
             }
         }
     }
@@ -187,7 +188,7 @@ impl Scheduler {
     /// # Errors
     /// The device failed, or the model gives logits that are not finite.
     pub fn step(&mut self) -> Result<Vec<Event>, Error> {
-        self.share_prefixes()?;
+        self.share_prefixes();
         let parts = self.fill_batch();
         if parts.is_empty() {
             return Ok(Vec::new());
@@ -243,7 +244,7 @@ impl Scheduler {
     }
 
     /// Gives fresh sequences what a neighbour has already computed of their prompt.
-    fn share_prefixes(&mut self) -> Result<(), Error> {
+    fn share_prefixes(&mut self) {
         for slot in 0..self.slots.len() {
             let Some(s) = self.slots[slot].as_ref().filter(|s| s.fresh && s.runnable()) else { continue };
             // The last prompt token is always computed: its logits are wanted.
@@ -261,14 +262,15 @@ impl Scheduler {
             if self.waits_for_neighbour(slot) {
                 continue;
             }
-            self.engine.kv_copy(from, slot, n)?;
+            if !self.engine.kv_share(from, slot, n) {
+                continue;
+            }
             let s = self.slots[slot].as_mut().expect("the slot was just looked at");
             let shared: Vec<u32> = s.pending.drain(..n).collect();
             s.stored.extend(shared);
             s.fresh = false;
             self.stats.shared_tokens += n as u64;
         }
-        Ok(())
     }
 
     /// Whether a neighbour in a lower slot is still computing a prompt that this fresh sequence shares further than

@@ -3,12 +3,14 @@
 
 mod vulkan_support;
 
+use engine::backend::vulkan::kernels::attention::View;
 use engine::backend::vulkan::kernels::kv_store::{CacheShape, LayerCache, Places};
 use engine::backend::vulkan::kernels::linear::Product;
 use engine::backend::vulkan::kernels::rope::Rotation;
 use engine::backend::vulkan::kernels::{attention, embed, gather, kv_store, linear, rms_norm, rope, swiglu};
-use engine::backend::vulkan::{Cost, DeviceOptions, Gpu, MatmulTile, MemoryUse, Tuning, VulkanError};
+use engine::backend::vulkan::{Cost, DeviceOptions, Gpu, MatmulTile, MemoryUse, Tuning, VulkanError, weight_type};
 use engine::gguf::GgmlType;
+use engine::kv::PAGE;
 use engine::model::RopeLayout;
 use half::f16;
 use vulkan_support::{
@@ -18,7 +20,7 @@ use vulkan_support::{
 #[test]
 fn embed_decodes_rows_of_every_type() {
     let (mut gpu, mut random) = (gpu(), Random(1));
-    for ty in GgmlType::ALL {
+    for ty in GgmlType::ALL.into_iter().filter(|&ty| weight_type(ty).is_some()) {
         let cols = if ty.block_len() == 1 { 100 } else { 512 };
         let table = TestWeight::random(&mut random, ty, 7, cols);
         let weight = table.upload(&mut gpu, "table");
@@ -101,7 +103,7 @@ fn check_product(
 fn matrix_vector_products_of_every_type_and_number_of_columns() {
     let (mut gpu, mut random) = (gpu(), Random(3));
     gpu.set_tuning(Tuning { matvec_rows: [2, 2], matvec_columns: &[1, 4], ..*gpu.tuning() });
-    for ty in GgmlType::ALL {
+    for ty in GgmlType::ALL.into_iter().filter(|&ty| weight_type(ty).is_some()) {
         // A width that leaves lanes idle, and one that takes several rounds.
         let widths = if ty.block_len() == 1 { [20, 136] } else { [256, 768] };
         for (n, rows, cols) in [(1, 67, widths[0]), (2, 9, widths[1]), (3, 5, widths[0]), (8, 33, widths[1])] {
@@ -136,7 +138,7 @@ fn tiled_products_of_every_type() {
     let (mut gpu, mut random) = (gpu(), Random(6));
     let tile = MatmulTile { block_rows: 32, block_tokens: 32, thread_rows: 4, thread_tokens: 4 };
     gpu.set_tuning(Tuning { matmul: tile, ..*gpu.tuning() });
-    for ty in GgmlType::ALL {
+    for ty in GgmlType::ALL.into_iter().filter(|&ty| weight_type(ty).is_some()) {
         // Rows, columns and tokens that don't fill the last tile.
         let widths = if ty.block_len() == 1 { [20, 136] } else { [256, 512] };
         for (n, rows, cols) in [(9, 130, widths[1]), (70, 33, widths[0])] {
@@ -254,12 +256,21 @@ impl Cache {
     }
 }
 
+/// Pages of three sequences, in no order.
+const TABLES: [[u32; 7]; 3] = [[1, 7, 0, 8, 14, 2, 5], [3, 6, 11, 9, 12, 10, 13], [4, 15, 16, 17, 18, 19, 20]];
+
+/// Row of the cache that holds a position of a sequence, for key/value head `h`.
+fn cache_row(shape: CacheShape, seq: u32, pos: usize, h: usize) -> usize {
+    let page = TABLES[seq as usize][pos / PAGE] as usize;
+    (page * shape.n_head_kv + h) * PAGE + pos % PAGE
+}
+
 #[test]
 fn kv_store_rounds_to_the_nearest_half_and_touches_nothing_else() {
     let (mut gpu, mut random) = (gpu(), Random(10));
     for (shape, places) in [
-        (CacheShape { n_seq: 1, n_head_kv: 2, n_ctx: 5, head_dim: 64 }, vec![(0, 4)]),
-        (CacheShape { n_seq: 3, n_head_kv: 3, n_ctx: 9, head_dim: 20 }, vec![(0, 0), (2, 8), (1, 3), (2, 7)]),
+        (CacheShape { n_pages: 2, n_head_kv: 2, head_dim: 64 }, vec![(0, 4)]),
+        (CacheShape { n_pages: 7, n_head_kv: 3, head_dim: 20 }, vec![(0, 0), (2, 8), (1, 33), (2, 7)]),
     ] {
         let what = format!("kv_store {shape:?}");
         let cache = Cache::random(&mut gpu, &mut random, shape);
@@ -269,15 +280,17 @@ fn kv_store_rounds_to_the_nearest_half_and_touches_nothing_else() {
             .map(|_| (0..n * width).map(|i| random.signed() * [1.0, 1e-6, 1e5, 300.0][i % 4]).collect())
             .collect();
         let (k, v) = (Matrix::new(&mut gpu, n, width, &values[0]), Matrix::new(&mut gpu, n, width, &values[1]));
-        let slots = indices(&mut gpu, &places.iter().map(|p| p.0).collect::<Vec<u32>>());
+        let seqs = indices(&mut gpu, &places.iter().map(|p| p.0).collect::<Vec<u32>>());
         let positions = indices(&mut gpu, &places.iter().map(|p| p.1).collect::<Vec<u32>>());
-        let at = Places { slots: &slots, positions: &positions };
+        let tables = indices(&mut gpu, &TABLES.concat());
+        let pages_per_seq = TABLES[0].len();
+        let at = Places { tables: &tables, pages_per_seq, seqs: &seqs, positions: &positions };
         run(&mut gpu, &what, |g| kv_store::record(g, k.rows(), v.rows(), &at, shape, &cache.layer));
         for (region, values, before) in [(cache.layer.k, &values[0], &cache.k), (cache.layer.v, &values[1], &cache.v)] {
             let mut want: Vec<f16> = before.iter().map(|&v| f16::from_f64(v)).collect();
-            for (t, &(slot, pos)) in places.iter().enumerate() {
+            for (t, &(seq, pos)) in places.iter().enumerate() {
                 for h in 0..shape.n_head_kv {
-                    let row = (slot as usize * shape.n_head_kv + h) * shape.n_ctx + pos as usize;
+                    let row = cache_row(shape, seq, pos as usize, h);
                     for d in 0..shape.head_dim {
                         want[row * shape.head_dim + d] = f16::from_f32(values[t * width + h * shape.head_dim + d]);
                     }
@@ -293,44 +306,55 @@ fn kv_store_rounds_to_the_nearest_half_and_touches_nothing_else() {
 fn attention_over_contexts_that_cross_workgroups() {
     let (mut gpu, mut random) = (gpu(), Random(11));
     // (query heads, key/value heads, head size), (slot, position) of the tokens
-    type Case<'a> = ([usize; 3], &'a [(u32, u32)]);
-    let cases: [Case<'_>; 6] = [
-        ([14, 2, 64], &[(0, 0)]),
-        ([4, 4, 128], &[(1, 62), (0, 63), (1, 64)]),
-        ([8, 1, 64], &[(0, 199)]),
-        ([6, 2, 80], &[(0, 127), (1, 128), (0, 5)]),
-        ([2, 1, 256], &[(1, 70)]),
-        ([3, 3, 20], &[(0, 0), (0, 1), (0, 2), (1, 130)]),
+    // and how far each sees, and whether the heads have sinks.
+    type Case<'a> = ([usize; 3], &'a [(u32, u32)], Option<usize>, bool);
+    let cases: [Case<'_>; 9] = [
+        ([14, 2, 64], &[(0, 0)], None, false),
+        ([4, 4, 128], &[(1, 62), (0, 63), (1, 64)], None, false),
+        ([8, 1, 64], &[(0, 199)], None, false),
+        ([6, 2, 80], &[(0, 127), (1, 128), (0, 5)], None, true),
+        ([2, 1, 256], &[(1, 70)], None, false),
+        ([3, 3, 20], &[(0, 0), (0, 1), (0, 2), (1, 130)], None, false),
+        ([8, 2, 64], &[(0, 0), (0, 31), (0, 32), (1, 200)], Some(32), true),
+        ([4, 1, 32], &[(2, 150), (0, 7)], Some(70), false),
+        ([2, 2, 64], &[(1, 100)], Some(1), true),
     ];
-    for ([n_head, n_head_kv, head_dim], places) in cases {
-        let what = format!("attention {n_head}/{n_head_kv} × {head_dim} at {places:?}");
-        let shape = CacheShape { n_seq: 2, n_head_kv, n_ctx: 200, head_dim };
+    for ([n_head, n_head_kv, head_dim], places, window, has_sinks) in cases {
+        let what = format!("attention {n_head}/{n_head_kv} × {head_dim} at {places:?}, {window:?}, {has_sinks}");
+        let shape = CacheShape { n_pages: 21, n_head_kv, head_dim };
         let cache = Cache::random(&mut gpu, &mut random, shape);
         let (n, width) = (places.len(), n_head * head_dim);
         // Scores that differ by much more than exp's range of one workgroup.
         let values: Vec<f32> = random.values(n * width).into_iter().map(|v| v * 8.0).collect();
         let q = Matrix::new(&mut gpu, n, width, &values);
         let dst = Matrix::untouched(&mut gpu, n, width);
-        let n_positions = places.iter().map(|p| u64::from(p.1) + 1).sum();
-        let slots = indices(&mut gpu, &places.iter().map(|p| p.0).collect::<Vec<u32>>());
+        let sink_values: Vec<f32> = random.values(n_head).into_iter().map(|v| v * 20.0).collect();
+        let sinks = TestWeight::vector(&sink_values).upload(&mut gpu, "sinks");
+        let view = View { window, sinks: has_sinks.then_some(&sinks), n_positions: 1 };
+        let seqs = indices(&mut gpu, &places.iter().map(|p| p.0).collect::<Vec<u32>>());
         let positions = indices(&mut gpu, &places.iter().map(|p| p.1).collect::<Vec<u32>>());
-        let at = Places { slots: &slots, positions: &positions };
-        run(&mut gpu, &what, |g| attention::record(g, q.rows(), &at, shape, &cache.layer, dst.rows(), n_positions));
+        let tables = indices(&mut gpu, &TABLES.concat());
+        let pages_per_seq = TABLES[0].len();
+        let at = Places { tables: &tables, pages_per_seq, seqs: &seqs, positions: &positions };
+        run(&mut gpu, &what, |g| attention::record(g, q.rows(), &at, shape, &cache.layer, dst.rows(), &view));
         let mut want = Vec::new();
-        for (t, &(slot, pos)) in places.iter().enumerate() {
+        for (t, &(seq, pos)) in places.iter().enumerate() {
             for h in 0..n_head {
                 let query = &values[t * width + h * head_dim..][..head_dim];
-                let first = (slot as usize * n_head_kv + h / (n_head / n_head_kv)) * shape.n_ctx;
-                let row = |all: &[f64], p: usize| all[(first + p) * head_dim..][..head_dim].to_vec();
-                let scores: Vec<f64> = (0..=pos as usize)
+                let row = |all: &[f64], p: usize| {
+                    all[cache_row(shape, seq, p, h / (n_head / n_head_kv)) * head_dim..][..head_dim].to_vec()
+                };
+                let first = window.map_or(0, |w| (pos as usize + 1).saturating_sub(w));
+                let scores: Vec<f64> = (first..=pos as usize)
                     .map(|p| row(&cache.k, p).iter().zip(query).map(|(k, &q)| k * f64::from(q)).sum::<f64>())
                     .map(|s| s / (head_dim as f64).sqrt())
                     .collect();
-                let max = scores.iter().copied().fold(f64::MIN, f64::max);
+                let sink = if has_sinks { f64::from(sink_values[h]) } else { f64::NEG_INFINITY };
+                let max = scores.iter().copied().fold(sink, f64::max);
                 let exps: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
-                let total: f64 = exps.iter().sum();
+                let total: f64 = exps.iter().sum::<f64>() + (sink - max).exp();
                 let mut out = vec![0.0; head_dim];
-                for (p, e) in exps.iter().enumerate() {
+                for (p, e) in (first..).zip(&exps) {
                     out.iter_mut().zip(row(&cache.v, p)).for_each(|(o, v)| *o += e / total * v);
                 }
                 want.extend(out);

@@ -219,7 +219,7 @@ fn record(engine: &Engine, path: &Path, threads: usize, test: Test, samples_ns: 
     let config = engine.config();
     // Keys and values of all earlier positions, on average over the test, are read with the weights.
     let mean_depth = test.n_depth + test.n_gen / 2;
-    let token_bytes = engine.weight_bytes() + (mean_depth * config.kv_bytes_per_token()) as u64;
+    let token_bytes = engine.weight_bytes() + 2 * config.kv_elements(mean_depth) as u64;
     let file = engine.gguf();
     Record {
         build_number: env!("CARGO_PKG_VERSION"),

@@ -85,12 +85,13 @@ fn write_text(file: &GgufFile, s: &Summary, out: &mut impl Write) -> Result<(), 
         line("", format!("{:<5} {count:>4} tensors, {}", ty.name(), bytes_text(*bytes)))?;
     }
     if let Some(c) = &s.config {
-        line("layers", c.n_layer.to_string())?;
-        line("width", format!("{}, feed-forward {}", c.n_embd, c.n_ff))?;
-        line("heads", format!("{} of {} elements, {} for keys and values", c.n_head, c.head_dim, c.n_head_kv))?;
+        let first = &c.layers[0];
+        line("layers", c.n_layer().to_string())?;
+        line("width", format!("{}, feed-forward {}", c.n_embd, first.n_ff))?;
+        line("heads", format!("{} of {} elements, {} for keys and values", first.n_head, c.head_dim, first.n_head_kv))?;
         line("context", format!("{} tokens as trained", c.n_ctx_train))?;
         line("RoPE", format!("base {}, {} of {} elements, {:?}", c.rope_base, c.n_rot, c.head_dim, c.rope_scaling))?;
-        line("cache", format!("{} per token", bytes_text(c.kv_bytes_per_token() as u64)))?;
+        line("cache", format!("{} per token", bytes_text(2 * c.kv_elements(1) as u64)))?;
     }
     if let Some((pre, n_vocab)) = &s.tokenizer {
         line("tokenizer", format!("{pre}, {n_vocab} tokens"))?;
@@ -117,14 +118,14 @@ fn write_json(file: &GgufFile, s: &Summary, out: &mut impl Write) -> Result<(), 
         "n_params": s.n_params,
         "n_tensors": file.tensors().len(),
         "types": types,
-        "n_layer": s.config.as_ref().map(|c| c.n_layer),
+        "n_layer": s.config.as_ref().map(|c| c.n_layer()),
         "n_embd": s.config.as_ref().map(|c| c.n_embd),
-        "n_ff": s.config.as_ref().map(|c| c.n_ff),
-        "n_head": s.config.as_ref().map(|c| c.n_head),
-        "n_head_kv": s.config.as_ref().map(|c| c.n_head_kv),
+        "n_ff": s.config.as_ref().map(|c| c.layers[0].n_ff),
+        "n_head": s.config.as_ref().map(|c| c.layers[0].n_head),
+        "n_head_kv": s.config.as_ref().map(|c| c.layers[0].n_head_kv),
         "head_dim": s.config.as_ref().map(|c| c.head_dim),
         "n_ctx_train": s.config.as_ref().map(|c| c.n_ctx_train),
-        "kv_bytes_per_token": s.config.as_ref().map(|c| c.kv_bytes_per_token()),
+        "kv_bytes_per_token": s.config.as_ref().map(|c| 2 * c.kv_elements(1)),
         "pre_tokenizer": s.tokenizer.as_ref().map(|t| &t.0),
         "n_vocab": s.tokenizer.as_ref().map(|t| t.1),
         "chat_template": s.has_template,

@@ -9,7 +9,8 @@ pub mod vulkan;
 
 use crate::error::Error;
 use crate::gguf::GgmlType;
-use crate::model::{Config, RopeTable};
+use crate::kv::{KvLayout, KvPages, PageCopy};
+use crate::model::{Config, ExpertWeights, RopeTable};
 
 /// An activation buffer. Row = one token of the batch (for `Logits` and `Out`: one row per requested output).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,10 +27,14 @@ pub enum Act {
     V,
     /// Attention output before its projection, `[n_tokens, q_dim]`.
     Attn,
-    /// Gate of the feed-forward layer, then the activated product, `[n_tokens, n_ff]`.
+    /// Gate of the dense (or the shared expert's) feed-forward layer, then the activated product, `[n_tokens, n_ff]`.
     Gate,
     /// Up projection, `[n_tokens, n_ff]`.
     Up,
+    /// Logits of the experts, `[n_tokens, n_expert]`.
+    Router,
+    /// Logit of the shared expert's gate, `[n_tokens, 1]`.
+    SharedGate,
     /// Residual rows whose logits are wanted, `[n_outputs, n_embd]`.
     Out,
     /// Logits, `[n_outputs, n_vocab]`.
@@ -38,18 +43,37 @@ pub enum Act {
 
 impl Act {
     /// All buffers.
-    pub const ALL: [Act; 10] =
-        [Act::X, Act::H, Act::Q, Act::K, Act::V, Act::Attn, Act::Gate, Act::Up, Act::Out, Act::Logits];
+    pub const ALL: [Act; 12] = [
+        Act::X,
+        Act::H,
+        Act::Q,
+        Act::K,
+        Act::V,
+        Act::Attn,
+        Act::Gate,
+        Act::Up,
+        Act::Router,
+        Act::SharedGate,
+        Act::Out,
+        Act::Logits,
+    ];
 
-    /// Elements per row.
-    pub fn width(self, c: &Config) -> usize {
+    /// Elements per row in layer `il`; 0 where the model has no such activation.
+    pub fn width(self, c: &Config, il: usize) -> usize {
         match self {
             Act::X | Act::H | Act::Out => c.n_embd,
-            Act::Q | Act::Attn => c.q_dim(),
-            Act::K | Act::V => c.kv_dim(),
-            Act::Gate | Act::Up => c.n_ff,
+            Act::Q | Act::Attn => c.q_dim(il),
+            Act::K | Act::V => c.kv_dim(il),
+            Act::Gate | Act::Up => c.layers[il].n_ff,
+            Act::Router => c.moe.map_or(0, |m| m.n_expert),
+            Act::SharedGate => usize::from(c.moe.is_some() && c.layers[il].n_ff > 0),
             Act::Logits => c.n_vocab,
         }
+    }
+
+    /// Elements per row in the widest layer: what a buffer is made for.
+    pub fn max_width(self, c: &Config) -> usize {
+        (0..c.n_layer()).map(|il| self.width(c, il)).max().unwrap_or(0)
     }
 }
 
@@ -60,9 +84,9 @@ pub struct Limits {
     pub n_batch: usize,
     /// Most rows of logits in one pass.
     pub n_outputs: usize,
-    /// Key/value slots: sequences that can be live at once.
+    /// Sequences that can be live at once.
     pub n_seq: usize,
-    /// Positions per slot (context length).
+    /// Positions per sequence (context length).
     pub n_ctx: usize,
 }
 
@@ -71,9 +95,9 @@ pub struct Limits {
 pub struct BatchToken {
     /// Token id, below `n_vocab`.
     pub token: u32,
-    /// Key/value slot, below `Limits::n_seq`.
+    /// Sequence, below `Limits::n_seq`.
     pub seq: u32,
-    /// Position in its sequence, below `Limits::n_ctx`. All earlier positions of the slot must have been stored by
+    /// Position in its sequence, below `Limits::n_ctx`. All earlier positions of the sequence must have been stored by
     /// earlier passes or stand earlier in this batch.
     pub pos: u32,
     /// Whether logits are wanted for this token.
@@ -123,15 +147,19 @@ pub trait Backend: Send {
     fn upload(&mut self, tensor: TensorView<'static>) -> Result<Self::Weight, Error>;
 
     /// Allocates activations and the key/value cache. Called once, after the weights were uploaded.
-    fn allocate(&mut self, config: &Config, limits: Limits, rope: &RopeTable) -> Result<(), Error>;
+    fn allocate(&mut self, config: &Config, limits: Limits, rope: &RopeTable, kv: &KvLayout) -> Result<(), Error>;
 
     /// Runs the ops of a pass, from `begin` on. A backend with worker threads moves `ops` to one of them.
     fn pass<R: Send>(&mut self, ops: impl FnOnce(&mut Self) -> R + Send) -> R {
         ops(self)
     }
 
-    /// Starts a pass over `batch` (1 ..= `n_batch` tokens; at most `n_outputs` of them with `output`).
-    fn begin(&mut self, batch: &[BatchToken]) -> Result<(), Error>;
+    /// Starts a pass over `batch` (1 ..= `n_batch` tokens; at most `n_outputs` of them with `output`), whose tokens
+    /// have their pages in `kv`.
+    fn begin(&mut self, batch: &[BatchToken], kv: &KvPages) -> Result<(), Error>;
+
+    /// Ops from here on belong to layer `il`: its head counts, widths, window and cache.
+    fn begin_layer(&mut self, il: usize) -> Result<(), Error>;
 
     /// `X[t] = table[token[t]]`, dequantised to f32.
     fn embed(&mut self, table: &Self::Weight) -> Result<(), Error>;
@@ -148,15 +176,28 @@ pub trait Backend: Send {
     /// Rotates each head of `x` by its token's position, in place, with the table given to `allocate`.
     fn rope(&mut self, x: Act) -> Result<(), Error>;
 
-    /// Stores `K` and `V` of the batch at (layer, seq, pos), rounded to f16.
-    fn kv_store(&mut self, layer: usize) -> Result<(), Error>;
+    /// Stores `K` and `V` of the batch in the layer's cache, rounded to f16.
+    fn kv_store(&mut self) -> Result<(), Error>;
 
-    /// `Attn = softmax(Q·Kᵀ / sqrt(head_dim)) · V` over positions 0 ..= pos of each token's slot; query head `h`
-    /// reads key/value head `h / (n_head / n_head_kv)`. Softmax in f32.
-    fn attention(&mut self, layer: usize) -> Result<(), Error>;
+    /// `Attn = softmax(Q·Kᵀ / sqrt(head_dim)) · V` over the positions of each token's sequence up to its own, no
+    /// further back than the layer's window; query head `h` reads key/value head `h / (n_head / n_head_kv)`. `sinks`,
+    /// `[n_head]`, is one more logit per head that takes part in the softmax and has no value (gpt-oss's model card;
+    /// arXiv 2309.17453). Softmax in f32.
+    fn attention(&mut self, sinks: Option<&Self::Weight>) -> Result<(), Error>;
 
     /// `Gate = silu(Gate) · Up`.
     fn swiglu(&mut self) -> Result<(), Error>;
+
+    /// `x[t] = x[t] · sigmoid(gate[t, 0])`.
+    fn scale_by_sigmoid(&mut self, x: Act, gate: Act) -> Result<(), Error>;
+
+    /// Chooses each token's experts from its row of `Router`: the `n_expert_used` largest logits, the first of equal
+    /// ones, and their weights in f32 as [`crate::model::MoeConfig`] says. The choice stays on the device.
+    fn route(&mut self) -> Result<(), Error>;
+
+    /// `X[t] += Σₑ w[t, e] · (down_e · act(gate_e · x[t] + b_gate, up_e · x[t] + b_up) + b_down)` over the experts that
+    /// `route` chose for `t`. Each chosen expert's weights are read once for the whole batch.
+    fn experts(&mut self, x: Act, experts: &ExpertWeights<Self::Weight>) -> Result<(), Error>;
 
     /// Copies the rows of `X` whose tokens asked for output to `Out`, in batch order. Ops after this one see
     /// `n_outputs` rows of `Out` and `Logits`.
@@ -165,6 +206,6 @@ pub trait Backend: Send {
     /// Waits, and gives the logits of the requested tokens: `[n_outputs, n_vocab]` f32 in batch order.
     fn finish(&mut self) -> Result<&[f32], Error>;
 
-    /// Copies positions `0..n_pos` of all layers from slot `from` to slot `to` (attempts that share a prompt).
-    fn kv_copy(&mut self, from: usize, to: usize, n_pos: usize) -> Result<(), Error>;
+    /// Copies whole pages of the cache, between passes.
+    fn kv_copy_pages(&mut self, copies: &[PageCopy]) -> Result<(), Error>;
 }

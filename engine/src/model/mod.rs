@@ -6,7 +6,10 @@ mod forward;
 mod rope;
 mod weights;
 
-pub use config::{Architecture, Config, RopeLayout, RopeScaling};
+pub use config::{
+    Activation, Architecture, Config, LayerConfig, MoeConfig, RopeLayout, RopeScaling, SWIGLU_OAI_ALPHA,
+    SWIGLU_OAI_LIMIT,
+};
 pub use forward::forward;
 pub use rope::RopeTable;
 pub use weights::{Plan, Slot, plan, rope_factors};
@@ -47,14 +50,66 @@ pub struct Layer<W> {
     pub attn_q_norm: Option<W>,
     /// `[head_dim]`.
     pub attn_k_norm: Option<W>,
+    /// `[n_head]`.
+    pub attn_sinks: Option<W>,
     /// `[n_embd]`.
     pub ffn_norm: W,
+    /// What comes after `ffn_norm`.
+    pub ffn: FeedForward<W>,
+}
+
+/// The feed-forward part of a layer.
+pub enum FeedForward<W> {
+    /// One for all tokens.
+    Dense(GatedWeights<W>),
+    /// A few of many for each token.
+    Moe(MoeWeights<W>),
+}
+
+/// A gated feed-forward layer (arXiv 2002.05202).
+pub struct GatedWeights<W> {
     /// `[n_ff, n_embd]`.
-    pub ffn_gate: W,
+    pub gate: W,
     /// `[n_ff, n_embd]`.
-    pub ffn_up: W,
+    pub up: W,
     /// `[n_embd, n_ff]`.
-    pub ffn_down: W,
+    pub down: W,
+}
+
+/// A mixture of experts.
+pub struct MoeWeights<W> {
+    /// `[n_expert, n_embd]`.
+    pub router: W,
+    /// `[n_expert]`.
+    pub router_bias: Option<W>,
+    /// All experts.
+    pub experts: ExpertWeights<W>,
+    /// The expert that every token uses (Qwen2-MoE).
+    pub shared: Option<SharedExpert<W>>,
+}
+
+/// All experts of a layer: tensors with one matrix after the other, seen here as one tall matrix each.
+pub struct ExpertWeights<W> {
+    /// `[n_expert · n_ff_exp, n_embd]`.
+    pub gate: W,
+    /// `[n_expert · n_ff_exp, n_embd]`.
+    pub up: W,
+    /// `[n_expert · n_embd, n_ff_exp]`.
+    pub down: W,
+    /// `[n_expert, n_ff_exp]`.
+    pub gate_bias: Option<W>,
+    /// `[n_expert, n_ff_exp]`.
+    pub up_bias: Option<W>,
+    /// `[n_expert, n_embd]`.
+    pub down_bias: Option<W>,
+}
+
+/// An expert for all tokens, whose output is scaled by `sigmoid(gate_inp · x)`.
+pub struct SharedExpert<W> {
+    /// `[1, n_embd]`.
+    pub gate_inp: W,
+    /// The expert.
+    pub ffn: GatedWeights<W>,
 }
 
 /// Why a sound GGUF file can't be run as a model.

@@ -353,6 +353,16 @@ fn random_block(rng: &mut Rng, ty: GgmlType, scale: f64, around_one: bool, bytes
             f16(2, 15.5 * scale / 9.2 / 32.0);
         }
         GgmlType::Q6_K => f16(208, scale / 18.5 / 74.0),
+        GgmlType::IQ4_NL => f16(0, scale / 67.0),
+        GgmlType::IQ4_XS => f16(0, scale / 67.0 / 18.5),
+        // Random 4-bit scales and minima average 7.5, codes 1.5.
+        GgmlType::Q2_K => {
+            f16(80, scale / 9.0);
+            f16(82, 1.5 * scale / 9.0);
+        }
+        GgmlType::Q3_K => f16(108, scale / 2.3 / 18.5),
+        // The values' root mean square is about 3; the byte is an exponent.
+        GgmlType::MXFP4 => bytes[start] = (127.0 + (scale / 3.0).log2()).round() as u8,
         GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => unreachable!("returned above"),
     }
 }

@@ -79,6 +79,11 @@ impl TestWeight {
                 GgmlType::Q4_1 | GgmlType::Q5_1 => (half(0, 0.1), half(2, 1.0)).0,
                 GgmlType::Q4_K | GgmlType::Q5_K => (half(0, 0.002), half(2, 0.02)).0,
                 GgmlType::Q6_K => half(208, 0.0005),
+                GgmlType::IQ4_NL => half(0, 0.01),
+                GgmlType::IQ4_XS => half(0, 0.0005),
+                GgmlType::MXFP4 => block[0] = 120 + block[0] % 8,
+                GgmlType::Q2_K => (half(80, 0.05), half(82, 0.05)).0,
+                GgmlType::Q3_K => half(108, 0.01),
             }
         }
         Self::from_bytes(ty, rows, cols, bytes)

@@ -13,20 +13,32 @@ const TILE_POSITIONS: usize = 64;
 /// Most consecutive tokens of one sequence that share a tile.
 const TILE_TOKENS: usize = 16;
 
-/// Head counts and width.
+/// Head counts, width and what a layer's heads see.
 #[derive(Clone, Copy)]
-pub(super) struct Heads {
+pub(super) struct Heads<'a> {
     pub(super) n_head: usize,
     pub(super) n_head_kv: usize,
     pub(super) head_dim: usize,
+    /// Positions that a token attends to, itself included.
+    pub(super) window: Option<usize>,
+    /// `[n_head]`: one more logit per head, without a value.
+    pub(super) sinks: Option<&'a [f32]>,
 }
 
-/// `out[t] = softmax(q[t] · Kᵀ / √head_dim) · V` over positions `0..=pos` of each token's slot.
+impl Heads<'_> {
+    /// First position that a token at `pos` attends to.
+    #[inline(always)]
+    fn first_visible(&self, pos: usize) -> usize {
+        self.window.map_or(0, |w| (pos + 1).saturating_sub(w))
+    }
+}
+
+/// `out[t] = softmax(q[t] · Kᵀ / √head_dim, sink) · V` over the positions up to `pos` of each token's sequence.
 ///
 /// `q`: `[n_tokens, n_head · head_dim]`.
 pub(super) fn attention(
     level: SimdLevel,
-    heads: Heads,
+    heads: Heads<'_>,
     batch: &[BatchToken],
     q: &[f32],
     kv: KvLayer<'_>,
@@ -43,7 +55,7 @@ pub(super) fn attention(
     );
 }
 
-/// Ranges of the batch with consecutive positions of one slot, at most [`TILE_TOKENS`] long.
+/// Ranges of the batch with consecutive positions of one sequence, at most [`TILE_TOKENS`] long.
 fn runs_of_one_sequence(batch: &[BatchToken]) -> Vec<std::ops::Range<usize>> {
     let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
     for (t, token) in batch.iter().enumerate() {
@@ -68,7 +80,7 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn new(heads: Heads) -> Self {
+    fn new(heads: Heads<'_>) -> Self {
         let states = TILE_TOKENS * heads.n_head / heads.n_head_kv;
         let tile = TILE_POSITIONS * heads.head_dim;
         Scratch {
@@ -85,7 +97,7 @@ impl Scratch {
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "one call site; a struct would only repeat the names")]
 fn attend(
-    heads: Heads,
+    heads: Heads<'_>,
     tokens: &[BatchToken],
     first_row: usize,
     head_kv: usize,
@@ -94,7 +106,7 @@ fn attend(
     s: &mut Scratch,
     out: &Output<'_>,
 ) {
-    let Heads { n_head, n_head_kv, head_dim } = heads;
+    let Heads { n_head, n_head_kv, head_dim, .. } = heads;
     let group = n_head / n_head_kv;
     let scale = 1.0 / (head_dim as f32).sqrt();
     let query = |i: usize| {
@@ -102,11 +114,16 @@ fn attend(
         &q[((first_row + t) * n_head + h) * head_dim..][..head_dim]
     };
     let n_states = tokens.len() * group;
-    s.max[..n_states].fill(f32::NEG_INFINITY);
-    s.sum[..n_states].fill(0.0);
+    for state in 0..n_states {
+        // A sink is a score that was seen before any position.
+        let sink = heads.sinks.map(|sinks| sinks[head_kv * group + state % group]);
+        s.max[state] = sink.unwrap_or(f32::NEG_INFINITY);
+        s.sum[state] = if sink.is_some() { 1.0 } else { 0.0 };
+    }
     s.acc[..n_states * head_dim].fill(0.0);
     let last = tokens.iter().map(|t| t.pos as usize).max().unwrap_or(0);
-    for start in (0..=last).step_by(TILE_POSITIONS) {
+    let first = heads.first_visible(tokens.iter().map(|t| t.pos as usize).min().unwrap_or(0));
+    for start in (first..=last).step_by(TILE_POSITIONS) {
         let n = TILE_POSITIONS.min(last + 1 - start);
         for i in 0..n {
             let (key, value) = kv.head(tokens[0].seq as usize, start + i, head_kv, head_dim);
@@ -115,14 +132,16 @@ fn attend(
         }
         for state in 0..n_states {
             let pos = tokens[state / group].pos as usize;
-            if pos < start {
+            // What this token sees of the tile.
+            let hidden = heads.first_visible(pos).saturating_sub(start);
+            if pos < start || hidden >= n {
                 continue;
             }
             let visible = n.min(pos + 1 - start);
             let query = query(state);
-            let scores = &mut s.scores[..visible];
+            let scores = &mut s.scores[..visible - hidden];
             let mut largest = s.max[state];
-            for (score, key) in scores.iter_mut().zip(s.keys.chunks_exact(head_dim)) {
+            for (score, key) in scores.iter_mut().zip(s.keys.chunks_exact(head_dim).skip(hidden)) {
                 *score = dot(query, key) * scale;
                 largest = largest.max(*score);
             }
@@ -132,7 +151,7 @@ fn attend(
             scores.iter_mut().for_each(|v| *v = exp(*v - largest));
             s.sum[state] = s.sum[state] * shrink + scores.iter().sum::<f32>();
             s.max[state] = largest;
-            for (weight, value) in scores.iter().zip(s.values.chunks_exact(head_dim)) {
+            for (weight, value) in scores.iter().zip(s.values.chunks_exact(head_dim).skip(hidden)) {
                 add_scaled(acc, *weight, value);
             }
         }

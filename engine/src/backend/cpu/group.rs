@@ -9,6 +9,7 @@ use crate::quant::{f16_at, k_scale_min};
 pub(super) fn span_of(ty: GgmlType) -> Option<ScaleSpan> {
     match ty {
         GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => None,
+        GgmlType::Q2_K | GgmlType::Q3_K | GgmlType::IQ4_NL | GgmlType::IQ4_XS | GgmlType::MXFP4 => None,
         GgmlType::Q4_0 | GgmlType::Q4_1 | GgmlType::Q5_0 | GgmlType::Q5_1 | GgmlType::Q8_0 => Some(ScaleSpan::Small),
         GgmlType::Q4_K | GgmlType::Q5_K | GgmlType::Q6_K => Some(ScaleSpan::Super),
     }
@@ -181,6 +182,15 @@ pub(super) mod tests {
                     f16(block, 2, 0.01);
                 }
                 GgmlType::Q6_K => f16(block, 208, 0.01),
+                GgmlType::IQ4_NL => f16(block, 0, 0.01),
+                GgmlType::IQ4_XS => f16(block, 0, 0.001),
+                GgmlType::Q2_K => {
+                    f16(block, 80, 0.01);
+                    f16(block, 82, 0.01);
+                }
+                GgmlType::Q3_K => f16(block, 108, 0.01),
+                // 2^-8 … 2^-1
+                GgmlType::MXFP4 => block[0] = 120 + block[0] % 8,
             }
         }
         row

@@ -23,7 +23,8 @@ mod simd;
 use super::{Act, Backend, BatchToken, Limits, Linear, TensorView};
 use crate::error::Error;
 use crate::gguf::GgmlType;
-use crate::model::{Config, RopeLayout, RopeTable};
+use crate::kv::{KvLayout, KvPages, PageCopy};
+use crate::model::{Config, ExpertWeights, RopeLayout, RopeTable};
 use activation::{QuantizedRows, ScaleSpan};
 use attention::Heads;
 use kv::KvCache;
@@ -54,6 +55,8 @@ pub struct Cpu {
     acts: Vec<Vec<f32>>,
     kv: KvCache,
     batch: Vec<BatchToken>,
+    /// The layer that ops belong to.
+    layer: usize,
     /// Rows of the batch whose logits are wanted.
     outputs: Vec<usize>,
     /// Input of the current product, per scale span.
@@ -113,6 +116,7 @@ impl Cpu {
             acts: vec![Vec::new(); Act::ALL.len()],
             kv: KvCache::default(),
             batch: Vec::new(),
+            layer: 0,
             outputs: Vec::new(),
             quantized: Default::default(),
             shape: None,
@@ -136,10 +140,15 @@ impl Cpu {
         }
     }
 
+    /// Elements per row of `act` in the current layer.
+    fn width(&self, act: Act) -> usize {
+        act.width(&self.shape().config, self.layer)
+    }
+
     /// Takes the buffer of `act`, cut to the current batch; [`Self::give`] brings it back.
     fn take(&mut self, act: Act) -> Vec<f32> {
         let mut buffer = std::mem::take(&mut self.acts[act as usize]);
-        buffer.resize(self.n_rows(act) * act.width(&self.shape().config), 0.0);
+        buffer.resize(self.n_rows(act) * self.width(act), 0.0);
         buffer
     }
 
@@ -148,7 +157,7 @@ impl Cpu {
     }
 
     fn get(&self, act: Act) -> &[f32] {
-        &self.acts[act as usize][..self.n_rows(act) * act.width(&self.shape().config)]
+        &self.acts[act as usize][..self.n_rows(act) * self.width(act)]
     }
 
     /// Whether a product runs in integers, and with which form of activations.
@@ -169,8 +178,8 @@ impl Backend for Cpu {
         Ok(CpuWeight { ty: tensor.ty, rows: tensor.rows, cols: tensor.cols, data: tensor.data })
     }
 
-    fn allocate(&mut self, config: &Config, limits: Limits, rope: &RopeTable) -> Result<(), Error> {
-        self.kv = KvCache::new(config.n_layer, limits.n_seq, limits.n_ctx, config.kv_dim());
+    fn allocate(&mut self, config: &Config, limits: Limits, rope: &RopeTable, kv: &KvLayout) -> Result<(), Error> {
+        self.kv = KvCache::new(config, kv);
         self.shape = Some(Shape { config: config.clone(), rope: rope.clone(), limits });
         Ok(())
     }
@@ -180,13 +189,19 @@ impl Backend for Cpu {
         Arc::clone(&self.pool).install(|| ops(self))
     }
 
-    fn begin(&mut self, batch: &[BatchToken]) -> Result<(), Error> {
+    fn begin(&mut self, batch: &[BatchToken], kv: &KvPages) -> Result<(), Error> {
         let limits = self.shape().limits;
         assert!((1..=limits.n_batch).contains(&batch.len()), "{} tokens for {}", batch.len(), limits.n_batch);
         self.batch.clear();
         self.batch.extend_from_slice(batch);
         self.outputs = batch.iter().enumerate().filter(|(_, t)| t.output).map(|(i, _)| i).collect();
         assert!(self.outputs.len() <= limits.n_outputs, "{} outputs for {}", self.outputs.len(), limits.n_outputs);
+        self.kv.begin(batch, kv);
+        Ok(())
+    }
+
+    fn begin_layer(&mut self, il: usize) -> Result<(), Error> {
+        self.layer = il;
         Ok(())
     }
 
@@ -259,7 +274,7 @@ impl Backend for Cpu {
 
     fn rope(&mut self, x: Act) -> Result<(), Error> {
         let mut heads = self.take(x);
-        let (width, head_dim) = (x.width(&self.shape().config), self.shape().config.head_dim);
+        let (width, head_dim) = (self.width(x), self.shape().config.head_dim);
         let rope = &self.shape().rope;
         heads.par_chunks_exact_mut(width).zip(&self.batch).with_min_len(8).for_each_init(
             || vec![(0.0f32, 0.0f32); rope.inv_freq.len()],
@@ -276,23 +291,30 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn kv_store(&mut self, layer: usize) -> Result<(), Error> {
+    fn kv_store(&mut self) -> Result<(), Error> {
         let (keys, values) = (self.take(Act::K), self.take(Act::V));
-        let dim = self.shape().config.kv_dim();
+        let dim = self.width(Act::K);
         for ((token, k), v) in self.batch.iter().zip(keys.chunks_exact(dim)).zip(values.chunks_exact(dim)) {
-            self.kv.store(layer, token.seq as usize, token.pos as usize, k, v);
+            self.kv.store(self.layer, token, k, v);
         }
         self.give(Act::K, keys);
         self.give(Act::V, values);
         Ok(())
     }
 
-    fn attention(&mut self, layer: usize) -> Result<(), Error> {
+    fn attention(&mut self, sinks: Option<&CpuWeight>) -> Result<(), Error> {
         let mut out = self.take(Act::Attn);
-        let c = &self.shape().config;
-        let heads = Heads { n_head: c.n_head, n_head_kv: c.n_head_kv, head_dim: c.head_dim };
-        let output = Output::new(&mut out, c.q_dim(), None, false);
-        attention::attention(self.level, heads, &self.batch, self.get(Act::Q), self.kv.layer(layer), &output);
+        let (c, sinks) = (&self.shape().config, sinks.map(|s| s.to_f32()));
+        let layer = c.layers[self.layer];
+        let heads = Heads {
+            n_head: layer.n_head,
+            n_head_kv: layer.n_head_kv,
+            head_dim: c.head_dim,
+            window: layer.window,
+            sinks: sinks.as_deref(),
+        };
+        let output = Output::new(&mut out, self.width(Act::Attn), None, false);
+        attention::attention(self.level, heads, &self.batch, self.get(Act::Q), self.kv.layer(self.layer), &output);
         self.give(Act::Attn, out);
         Ok(())
     }
@@ -312,6 +334,24 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn scale_by_sigmoid(&mut self, x: Act, gate: Act) -> Result<(), Error> {
+        let (mut rows, width) = (self.take(x), self.width(x));
+        for (row, gate) in rows.chunks_exact_mut(width).zip(self.get(gate)) {
+            let scale = 1.0 / (1.0 + (-gate).exp());
+            row.iter_mut().for_each(|v| *v *= scale);
+        }
+        self.give(x, rows);
+        Ok(())
+    }
+
+    fn route(&mut self) -> Result<(), Error> {
+        Err(crate::error::RequestError::NoExperts.into())
+    }
+
+    fn experts(&mut self, _: Act, _: &ExpertWeights<CpuWeight>) -> Result<(), Error> {
+        Err(crate::error::RequestError::NoExperts.into())
+    }
+
     fn gather_outputs(&mut self) -> Result<(), Error> {
         let mut out = self.take(Act::Out);
         let width = self.shape().config.n_embd;
@@ -326,8 +366,8 @@ impl Backend for Cpu {
         Ok(self.get(Act::Logits))
     }
 
-    fn kv_copy(&mut self, from: usize, to: usize, n_pos: usize) -> Result<(), Error> {
-        self.kv.copy(from, to, n_pos);
+    fn kv_copy_pages(&mut self, copies: &[PageCopy]) -> Result<(), Error> {
+        self.kv.copy_pages(copies);
         Ok(())
     }
 }

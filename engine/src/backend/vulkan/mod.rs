@@ -36,8 +36,9 @@ use kernels::{Rows, attention, embed, gather, kv_store, linear, rms_norm, rope, 
 use shaders::WeightType;
 
 use super::{Act, Backend, BatchToken, Limits, Linear, TensorView};
-use crate::error::Error;
-use crate::model::{Config, RopeTable};
+use crate::error::{Error, RequestError};
+use crate::kv::{KvLayout, KvPages, PageCopy};
+use crate::model::{Config, ExpertWeights, RopeTable};
 
 /// Rows of activations are padded to a multiple of this, the unit of the plain weight types.
 const ROW_ALIGN: usize = 8;
@@ -55,7 +56,9 @@ struct ModelState {
     config: Config,
     limits: Limits,
     rope: RopeTable,
-    shape: CacheShape,
+    kv: KvLayout,
+    /// One per layer.
+    shapes: Vec<CacheShape>,
     acts: [Region; Act::ALL.len()],
     cache: Vec<LayerCache>,
     inputs: Inputs,
@@ -63,14 +66,18 @@ struct ModelState {
     readback: Region,
     n_tokens: usize,
     n_outputs: usize,
-    /// Positions that the tokens of the pass attend to, in all.
-    n_positions: u64,
+    /// Positions that the tokens of the pass attend to, in all, in each kind of layer.
+    n_positions: Vec<u64>,
+    /// The layer that ops belong to.
+    layer: usize,
 }
 
 /// What the processor writes for each pass.
 struct Inputs {
     tokens: Region,
-    slots: Region,
+    /// One per kind of layer.
+    tables: Vec<Region>,
+    seqs: Region,
     positions: Region,
     output_rows: Region,
     cos_sin: Region,
@@ -101,7 +108,8 @@ impl Vulkan {
 
 /// Elements from one row of `act` to the next. Logits are no input of a kernel and are read back as they lie.
 fn stride(act: Act, config: &Config) -> usize {
-    if act == Act::Logits { act.width(config) } else { act.width(config).next_multiple_of(ROW_ALIGN) }
+    let width = act.max_width(config);
+    if act == Act::Logits { width } else { width.next_multiple_of(ROW_ALIGN) }
 }
 
 impl ModelState {
@@ -111,17 +119,22 @@ impl ModelState {
         Rows {
             region: &self.acts[act as usize],
             n_rows,
-            width: act.width(&self.config),
+            width: act.width(&self.config, self.layer),
             stride: stride(act, &self.config),
         }
     }
 
     fn places(&self) -> Places<'_> {
-        Places { slots: &self.inputs.slots, positions: &self.inputs.positions }
+        Places {
+            tables: &self.inputs.tables[self.kv.layer_kind[self.layer]],
+            pages_per_seq: self.kv.pages_per_seq,
+            seqs: &self.inputs.seqs,
+            positions: &self.inputs.positions,
+        }
     }
 
     /// Checks the batch and writes it where kernels find it.
-    fn write_inputs(&mut self, batch: &[BatchToken]) {
+    fn write_inputs(&mut self, batch: &[BatchToken], kv: &KvPages) {
         let l = &self.limits;
         assert!((1..=l.n_batch).contains(&batch.len()), "{} tokens in a batch of at most {}", batch.len(), l.n_batch);
         for t in batch {
@@ -132,12 +145,23 @@ impl ModelState {
         let output_rows: Vec<u32> = (0..).zip(batch).filter(|(_, t)| t.output).map(|(i, _)| i).collect();
         assert!(output_rows.len() <= l.n_outputs, "{} outputs, at most {}", output_rows.len(), l.n_outputs);
         (self.n_tokens, self.n_outputs) = (batch.len(), output_rows.len());
-        self.n_positions = batch.iter().map(|t| u64::from(t.pos) + 1).sum();
+        let seen = |window: Option<usize>| {
+            let visible = |t: &BatchToken| window.map_or(u64::MAX, |w| w as u64).min(u64::from(t.pos) + 1);
+            batch.iter().map(visible).sum()
+        };
+        self.n_positions = self.kv.kinds.iter().map(|k| seen(k.window)).collect();
+        for (kind, region) in self.inputs.tables.iter_mut().enumerate() {
+            for seq in batch.chunk_by(|a, b| a.seq == b.seq).map(|tokens| tokens[0].seq as usize) {
+                let pages: &[u8] = bytemuck::cast_slice(kv.table(kind, seq));
+                let start = 4 * seq * self.kv.pages_per_seq;
+                region.write()[start..start + pages.len()].copy_from_slice(pages);
+            }
+        }
         let put = |region: &mut Region, values: &[u32]| {
             region.write()[..4 * values.len()].copy_from_slice(bytemuck::cast_slice(values));
         };
         put(&mut self.inputs.tokens, &batch.iter().map(|t| t.token).collect::<Vec<_>>());
-        put(&mut self.inputs.slots, &batch.iter().map(|t| t.seq).collect::<Vec<_>>());
+        put(&mut self.inputs.seqs, &batch.iter().map(|t| t.seq).collect::<Vec<_>>());
         put(&mut self.inputs.positions, &batch.iter().map(|t| t.pos).collect::<Vec<_>>());
         put(&mut self.inputs.output_rows, &output_rows);
         let angles: Vec<f32> = batch.iter().flat_map(|t| cos_sin(&self.rope, t.pos)).collect();
@@ -154,7 +178,13 @@ fn cos_sin(rope: &RopeTable, pos: u32) -> impl Iterator<Item = f32> + '_ {
 }
 
 /// Refuses shapes that the kernels don't handle.
-fn check_shapes(config: &Config, limits: &Limits, tuning: &Tuning, max_groups: [u32; 3]) -> Result<(), VulkanError> {
+fn check_shapes(
+    config: &Config,
+    limits: &Limits,
+    shapes: &[CacheShape],
+    tuning: &Tuning,
+    max_groups: [u32; 3],
+) -> Result<(), VulkanError> {
     let rule = |holds: bool, what, value, rule: String| {
         if holds { Ok(()) } else { Err(VulkanError::UnsupportedShape { what, value, rule }) }
     };
@@ -163,16 +193,16 @@ fn check_shapes(config: &Config, limits: &Limits, tuning: &Tuning, max_groups: [
     rule(head.is_multiple_of(4) && head <= max_head, "head_dim", head, format!("a multiple of 4 up to {max_head}"))?;
     let most = max_groups[1] as usize;
     rule(limits.n_batch <= most, "n_batch", limits.n_batch, format!("at most {most}"))?;
-    let shape = cache_shape(config, limits);
-    let (bytes, limit) = (shape.bytes(), 8 * ((1 << 31) - 1));
+    let (bytes, limit) = (shapes.iter().map(CacheShape::bytes).max().unwrap_or(0), 8 * ((1 << 31) - 1));
     if bytes > limit {
         return Err(VulkanError::TooLarge { what: "the keys of a layer (bytes)".to_owned(), size: bytes, limit });
     }
     Ok(())
 }
 
-fn cache_shape(config: &Config, limits: &Limits) -> CacheShape {
-    CacheShape { n_seq: limits.n_seq, n_head_kv: config.n_head_kv, n_ctx: limits.n_ctx, head_dim: config.head_dim }
+fn cache_shape(config: &Config, kv: &KvLayout, il: usize) -> CacheShape {
+    let n_pages = kv.kinds[kv.layer_kind[il]].n_pages;
+    CacheShape { n_pages, n_head_kv: config.layers[il].n_head_kv, head_dim: config.head_dim }
 }
 
 impl Backend for Vulkan {
@@ -191,13 +221,15 @@ impl Backend for Vulkan {
         Ok(weight)
     }
 
-    fn allocate(&mut self, config: &Config, limits: Limits, rope: &RopeTable) -> Result<(), Error> {
+    fn allocate(&mut self, config: &Config, limits: Limits, rope: &RopeTable, kv: &KvLayout) -> Result<(), Error> {
         let gpu = &mut self.gpu;
-        check_shapes(config, &limits, &gpu.tuning, gpu.max_groups())?;
+        let shapes: Vec<CacheShape> = (0..config.n_layer()).map(|il| cache_shape(config, kv, il)).collect();
+        check_shapes(config, &limits, &shapes, &gpu.tuning, gpu.max_groups())?;
         let mut acts = Vec::with_capacity(Act::ALL.len());
         for act in Act::ALL {
             let n_rows = if matches!(act, Act::Out | Act::Logits) { limits.n_outputs } else { limits.n_batch };
-            let bytes = n_rows as u64 * stride(act, config) as u64 * 4;
+            // What a model has no use for gets the smallest region.
+            let bytes = n_rows as u64 * stride(act, config).max(ROW_ALIGN) as u64 * 4;
             acts.push(gpu.allocate(MemoryUse::Device, bytes, &format!("activations {act:?}"))?);
         }
         let acts: [Region; Act::ALL.len()] = acts.try_into().expect("one region per activation");
@@ -207,18 +239,19 @@ impl Backend for Vulkan {
         } else {
             gpu.allocate(MemoryUse::Readback, logits.bytes, "the logits' way back")?
         };
-        let shape = cache_shape(config, &limits);
-        let mut cache = Vec::with_capacity(config.n_layer);
-        for il in 0..config.n_layer {
+        let mut cache = Vec::with_capacity(config.n_layer());
+        for (il, shape) in shapes.iter().enumerate() {
             let mut half = |what| gpu.allocate(MemoryUse::Device, shape.bytes(), &format!("{what} of layer {il}"));
             cache.push(LayerCache { k: half("keys")?, v: half("values")? });
         }
-        let mut input = |per_token: usize, what: &str| {
-            gpu.allocate(MemoryUse::Upload, (limits.n_batch * per_token * 4) as u64, what)
-        };
+        let mut words = |n: usize, what: &str| gpu.allocate(MemoryUse::Upload, (n * 4) as u64, what);
+        let n_entries = kv.n_seq * kv.pages_per_seq;
+        let tables = kv.kinds.iter().map(|_| words(n_entries, "page tables")).collect::<Result<_, _>>()?;
+        let mut input = |per_token: usize, what: &str| words(limits.n_batch * per_token, what);
         let inputs = Inputs {
             tokens: input(1, "token ids")?,
-            slots: input(1, "slots")?,
+            tables,
+            seqs: input(1, "sequences")?,
             positions: input(1, "positions")?,
             output_rows: input(1, "output rows")?,
             cos_sin: input(2 * rope.inv_freq.len(), "angles")?,
@@ -237,22 +270,29 @@ impl Backend for Vulkan {
             config: config.clone(),
             limits,
             rope: rope.clone(),
-            shape,
+            kv: kv.clone(),
+            shapes,
             acts,
             cache,
             inputs,
             readback,
             n_tokens: 0,
             n_outputs: 0,
-            n_positions: 0,
+            n_positions: Vec::new(),
+            layer: 0,
         });
         Ok(())
     }
 
-    fn begin(&mut self, batch: &[BatchToken]) -> Result<(), Error> {
+    fn begin(&mut self, batch: &[BatchToken], kv: &KvPages) -> Result<(), Error> {
         // First, so that nothing of a pass that was given up still reads the inputs.
         self.gpu.begin()?;
-        self.model.as_mut().expect("allocate comes before the first pass").write_inputs(batch);
+        self.model.as_mut().expect("allocate comes before the first pass").write_inputs(batch, kv);
+        Ok(())
+    }
+
+    fn begin_layer(&mut self, il: usize) -> Result<(), Error> {
+        self.model.as_mut().expect("allocate comes before the first pass").layer = il;
         Ok(())
     }
 
@@ -267,7 +307,7 @@ impl Backend for Vulkan {
         if m.rows(x).n_rows == 0 {
             return Ok(());
         }
-        assert_eq!(weight.cols, x.width(&m.config), "width of {}", weight.name);
+        assert_eq!(weight.cols, m.rows(x).width, "width of {}", weight.name);
         Ok(rms_norm::record(gpu, m.rows(x), weight, m.config.rms_eps, m.rows(dst))?)
     }
 
@@ -301,20 +341,38 @@ impl Backend for Vulkan {
         Ok(rope::record(gpu, m.rows(x), &rotation)?)
     }
 
-    fn kv_store(&mut self, layer: usize) -> Result<(), Error> {
+    fn kv_store(&mut self) -> Result<(), Error> {
         let (gpu, m) = self.parts();
-        Ok(kv_store::record(gpu, m.rows(Act::K), m.rows(Act::V), &m.places(), m.shape, &m.cache[layer])?)
+        let (shape, cache) = (m.shapes[m.layer], &m.cache[m.layer]);
+        Ok(kv_store::record(gpu, m.rows(Act::K), m.rows(Act::V), &m.places(), shape, cache)?)
     }
 
-    fn attention(&mut self, layer: usize) -> Result<(), Error> {
+    fn attention(&mut self, sinks: Option<&Weight>) -> Result<(), Error> {
         let (gpu, m) = self.parts();
         let (q, dst) = (m.rows(Act::Q), m.rows(Act::Attn));
-        Ok(attention::record(gpu, q, &m.places(), m.shape, &m.cache[layer], dst, m.n_positions)?)
+        let view = attention::View {
+            window: m.config.layers[m.layer].window,
+            sinks,
+            n_positions: m.n_positions[m.kv.layer_kind[m.layer]],
+        };
+        Ok(attention::record(gpu, q, &m.places(), m.shapes[m.layer], &m.cache[m.layer], dst, &view)?)
     }
 
     fn swiglu(&mut self) -> Result<(), Error> {
         let (gpu, m) = self.parts();
         Ok(swiglu::record(gpu, m.rows(Act::Gate), m.rows(Act::Up))?)
+    }
+
+    fn scale_by_sigmoid(&mut self, _: Act, _: Act) -> Result<(), Error> {
+        Err(RequestError::NoExperts.into())
+    }
+
+    fn route(&mut self) -> Result<(), Error> {
+        Err(RequestError::NoExperts.into())
+    }
+
+    fn experts(&mut self, _: Act, _: &ExpertWeights<Weight>) -> Result<(), Error> {
+        Err(RequestError::NoExperts.into())
     }
 
     fn gather_outputs(&mut self) -> Result<(), Error> {
@@ -337,22 +395,20 @@ impl Backend for Vulkan {
         Ok(&bytemuck::cast_slice(m.readback.read())[..n])
     }
 
-    fn kv_copy(&mut self, from: usize, to: usize, n_pos: usize) -> Result<(), Error> {
+    fn kv_copy_pages(&mut self, copies: &[PageCopy]) -> Result<(), Error> {
         let m = self.model.as_ref().expect("allocate comes before the first copy");
-        let s = m.shape;
-        assert!(from < s.n_seq && to < s.n_seq && n_pos <= s.n_ctx, "{n_pos} positions from {from} to {to} of {s:?}");
-        assert!(!self.gpu.commands.is_recording(), "slots are copied between passes");
-        if from == to || n_pos == 0 {
+        assert!(!self.gpu.commands.is_recording(), "pages are copied between passes");
+        if copies.is_empty() {
             return Ok(());
         }
-        let head_bytes = (s.n_ctx * s.head_dim * 2) as u64;
-        let piece = |region: &Region, slot: usize, head: usize| {
-            region.slice((slot * s.n_head_kv + head) as u64 * head_bytes, (n_pos * s.head_dim * 2) as u64)
-        };
         self.gpu.begin()?;
-        for region in m.cache.iter().flat_map(|c| [c.k, c.v]) {
-            for head in 0..s.n_head_kv {
-                self.gpu.copy(&piece(&region, from, head), &piece(&region, to, head));
+        for copy in copies {
+            for il in (0..m.cache.len()).filter(|&il| m.kv.layer_kind[il] == copy.kind) {
+                let page_bytes = m.shapes[il].page_bytes();
+                let page = |region: &Region, page: u32| region.slice(u64::from(page) * page_bytes, page_bytes);
+                for region in [m.cache[il].k, m.cache[il].v] {
+                    self.gpu.copy(&page(&region, copy.from), &page(&region, copy.to));
+                }
             }
         }
         Ok(self.gpu.submit_and_wait()?)

@@ -51,9 +51,9 @@ impl Weight {
     }
 }
 
-/// The kernels' name of a file's type.
-pub fn weight_type(ty: GgmlType) -> WeightType {
-    match ty {
+/// The kernels' name of a file's type, where they have decoders for it.
+pub fn weight_type(ty: GgmlType) -> Option<WeightType> {
+    Some(match ty {
         GgmlType::F32 => WeightType::F32,
         GgmlType::F16 => WeightType::F16,
         GgmlType::BF16 => WeightType::BF16,
@@ -65,7 +65,8 @@ pub fn weight_type(ty: GgmlType) -> WeightType {
         GgmlType::Q4_K => WeightType::Q4_K,
         GgmlType::Q5_K => WeightType::Q5_K,
         GgmlType::Q6_K => WeightType::Q6_K,
-    }
+        _ => return None,
+    })
 }
 
 /// Copies `tensor` to the device.
@@ -75,9 +76,12 @@ pub(super) fn upload(gpu: &mut Gpu, tensor: TensorView<'_>) -> Result<Weight, Vu
         dequantize_row(tensor.ty, tensor.data, &mut values);
         return upload(gpu, TensorView { ty: GgmlType::F32, data: bytemuck::cast_slice(&values), ..tensor });
     }
-    let layout = Layout::new(tensor.ty, tensor.cols);
+    let Some(ty) = weight_type(tensor.ty) else {
+        return Err(VulkanError::WeightType { name: tensor.name.to_owned(), ty: tensor.ty });
+    };
+    let layout = Layout::new(tensor.ty, ty, tensor.cols);
     assert_eq!(tensor.data.len(), tensor.rows * layout.file_row, "bytes of {}", tensor.name);
-    let units = tensor.rows as u64 * tensor.cols.div_ceil(weight_type(tensor.ty).unit()) as u64;
+    let units = tensor.rows as u64 * tensor.cols.div_ceil(ty.unit()) as u64;
     if units > MAX_UNITS {
         return Err(VulkanError::TooLarge { what: format!("{} (blocks)", tensor.name), size: units, limit: MAX_UNITS });
     }
@@ -101,7 +105,7 @@ pub(super) fn upload(gpu: &mut Gpu, tensor: TensorView<'_>) -> Result<Weight, Vu
     let address = |part: &Option<Region>| part.as_ref().map_or(ReadAddress::NONE, ReadAddress::of_constant);
     Ok(Weight {
         name: tensor.name.to_owned(),
-        ty: weight_type(tensor.ty),
+        ty,
         rows: tensor.rows,
         cols: tensor.cols,
         row_bytes: layout.rows().iter().sum::<usize>() as u64,
@@ -162,12 +166,12 @@ struct Layout {
 }
 
 impl Layout {
-    fn new(ty: GgmlType, cols: usize) -> Layout {
+    fn new(ty: GgmlType, kind: WeightType, cols: usize) -> Layout {
         let blocks = cols / ty.block_len();
         let (quants, high, scales) = match ty {
             // Rows are padded so that kernels read 8 weights at a time.
             GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => {
-                let quants_row = cols.next_multiple_of(weight_type(ty).unit()) * ty.block_bytes();
+                let quants_row = cols.next_multiple_of(kind.unit()) * ty.block_bytes();
                 return Layout { ty, file_row: ty.row_bytes(cols), quants_row, high_row: 0, scales_row: 0 };
             }
             GgmlType::Q4_0 => (16, 0, 2),
@@ -177,6 +181,7 @@ impl Layout {
             GgmlType::Q8_0 => (32, 0, 2),
             GgmlType::Q4_K | GgmlType::Q5_K => (ty.block_bytes(), 0, 0),
             GgmlType::Q6_K => (208, 0, 2),
+            other => unreachable!("{other} has no kernels"),
         };
         Layout {
             ty,
@@ -223,6 +228,7 @@ impl Layout {
             GgmlType::Q5_0 => split(self.ty, data, [(6, quants), (2, high), (0, scales)]),
             GgmlType::Q5_1 => split(self.ty, data, [(8, quants), (4, high), (0, scales)]),
             GgmlType::Q6_K => split(self.ty, data, [(0, quants), (208, scales)]),
+            other => unreachable!("{other} has no kernels"),
         }
     }
 }
@@ -246,8 +252,9 @@ mod tests {
     #[test]
     fn every_byte_of_a_block_goes_to_one_part_and_keeps_its_order() {
         for ty in GgmlType::ALL {
+            let Some(kind) = weight_type(ty) else { continue };
             let (rows, cols) = (3, 512);
-            let layout = Layout::new(ty, cols);
+            let layout = Layout::new(ty, kind, cols);
             let data: Vec<u8> = (0..rows * layout.file_row).map(|i| (i * 31 % 251) as u8).collect();
             let [mut q, mut h, mut s] = layout.rows().map(|n| vec![0; rows * n]);
             layout.repack(&data, &mut q, &mut h, &mut s);
@@ -267,7 +274,7 @@ mod tests {
 
     #[test]
     fn odd_rows_of_plain_types_are_padded_with_zeros() {
-        let layout = Layout::new(GgmlType::F16, 5);
+        let layout = Layout::new(GgmlType::F16, WeightType::F16, 5);
         let data: Vec<u8> = (1..=20).collect();
         let mut quants = vec![0xFF; 32];
         layout.repack(&data, &mut quants, &mut [], &mut []);
@@ -279,7 +286,7 @@ mod tests {
 
     #[test]
     fn many_rows_are_repacked_by_several_tasks() {
-        let layout = Layout::new(GgmlType::Q8_0, 32 * 1024);
+        let layout = Layout::new(GgmlType::Q8_0, WeightType::Q8_0, 32 * 1024);
         let rows = 2 * TASK_BYTES / layout.file_row + 3;
         let data: Vec<u8> = (0..rows * layout.file_row).map(|i| (i / 7 % 253) as u8).collect();
         let [mut q, _, mut s] = layout.rows().map(|n| vec![0; rows * n]);

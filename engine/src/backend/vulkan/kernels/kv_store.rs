@@ -5,6 +5,7 @@ use shaders::Kernel;
 use super::{Rows, check_indices, push_constants};
 use crate::backend::vulkan::commands::{ReadAddress, WriteAddress};
 use crate::backend::vulkan::{Cost, Gpu, Region, Tuning, Variant, VulkanError};
+use crate::kv::PAGE;
 
 push_constants! {
     struct Push {
@@ -12,16 +13,17 @@ push_constants! {
         v: ReadAddress,
         k_cache: WriteAddress,
         v_cache: WriteAddress,
-        slots: ReadAddress,
+        tables: ReadAddress,
+        seqs: ReadAddress,
         positions: ReadAddress,
         n_head_kv: u32,
         head_dim4: u32,
-        n_ctx: u32,
+        pages_per_seq: u32,
         stride4: u32,
     }
 }
 
-/// Keys and values of one layer, each `[n_seq, n_head_kv, n_ctx, head_dim] f16`.
+/// Keys and values of one layer, each `[n_pages, n_head_kv, PAGE, head_dim] f16`.
 #[derive(Clone, Copy, Debug)]
 pub struct LayerCache {
     /// Keys.
@@ -33,12 +35,10 @@ pub struct LayerCache {
 /// Shape of a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheShape {
-    /// Slots.
-    pub n_seq: usize,
+    /// Pages.
+    pub n_pages: usize,
     /// Key/value heads.
     pub n_head_kv: usize,
-    /// Positions per slot.
-    pub n_ctx: usize,
     /// Elements per head, a multiple of 4.
     pub head_dim: usize,
 }
@@ -46,7 +46,12 @@ pub struct CacheShape {
 impl CacheShape {
     /// Bytes of the keys (or the values) of one layer.
     pub fn bytes(&self) -> u64 {
-        self.n_seq as u64 * self.n_head_kv as u64 * self.n_ctx as u64 * self.head_dim as u64 * 2
+        self.n_pages as u64 * self.page_bytes()
+    }
+
+    /// Bytes of a page.
+    pub fn page_bytes(&self) -> u64 {
+        (self.n_head_kv * PAGE * self.head_dim * 2) as u64
     }
 
     /// Checks that `cache` has this shape.
@@ -57,25 +62,30 @@ impl CacheShape {
     }
 }
 
-/// Which slot and position each token of the batch has, each `[n_tokens] u32`, below `n_seq` and `n_ctx`.
+/// Where the tokens of the batch and their sequences stand.
 #[derive(Clone, Copy, Debug)]
 pub struct Places<'r> {
-    /// Slots.
-    pub slots: &'r Region,
-    /// Positions.
+    /// Pages of each sequence by position / PAGE, `[n_seq, pages_per_seq] u32`.
+    pub tables: &'r Region,
+    /// Entries of a sequence in `tables`.
+    pub pages_per_seq: usize,
+    /// Sequence of each token, `[n_tokens] u32`.
+    pub seqs: &'r Region,
+    /// Position of each token in its sequence, `[n_tokens] u32`.
     pub positions: &'r Region,
 }
 
 impl Places<'_> {
     pub(super) fn check(&self, n_tokens: usize) {
-        check_indices(self.slots, n_tokens, "slots");
+        check_indices(self.tables, self.pages_per_seq, "page tables");
+        check_indices(self.seqs, n_tokens, "sequences");
         check_indices(self.positions, n_tokens, "positions");
     }
 }
 
 /// The variant in use.
 pub fn variant(tuning: &Tuning) -> Variant {
-    Variant { kernel: Kernel::KvStore, constants: vec![tuning.elementwise] }
+    Variant { kernel: Kernel::KvStore, constants: vec![tuning.elementwise, PAGE as u32] }
 }
 
 /// Records the stores of `k` and `v`, both `[n_tokens, n_head_kv * head_dim]`.
@@ -101,11 +111,12 @@ pub fn record(
         v: op.reads(v.region),
         k_cache: op.writes(&cache.k),
         v_cache: op.writes(&cache.v),
-        slots: op.reads(places.slots),
+        tables: op.reads(places.tables),
+        seqs: op.reads(places.seqs),
         positions: op.reads(places.positions),
         n_head_kv: shape.n_head_kv as u32,
         head_dim4: (shape.head_dim / 4) as u32,
-        n_ctx: shape.n_ctx as u32,
+        pages_per_seq: places.pages_per_seq as u32,
         stride4: k.stride4("k"),
     };
     let cost = Cost { read_bytes: k.bytes() + v.bytes(), written_bytes: k.bytes(), flops: 0 };

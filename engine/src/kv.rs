@@ -1,0 +1,323 @@
+//! Which pages of the key/value cache belong to which sequence. A page holds [`PAGE`] consecutive positions of one
+//! sequence, for all layers of one kind: those that attend to everything, and those with a sliding window of some
+//! width. Pages are counted references: sequences that share a prefix share its pages, and the first write into a
+//! shared page gives the writer a copy of its own. What has left a layer's window goes back to the pool, so a
+//! windowed layer holds a ring of few pages however long its sequence grows.
+//!
+//! Owns numbers only; the bytes lie in the backends, which see tables through [`KvPages::table`] at the start of each
+//! pass. Called by `Engine`.
+
+use crate::backend::{BatchToken, Limits};
+use crate::model::Config;
+
+/// Positions per page. Small enough that a shared prefix wastes little, large enough for long contiguous reads.
+pub const PAGE: usize = 32;
+
+/// Table entry of a page that was given back or never taken.
+pub const NO_PAGE: u32 = u32::MAX;
+
+/// Sizes of the cache, fixed when the model is loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KvLayout {
+    /// Kinds of layers.
+    pub kinds: Vec<KvKind>,
+    /// Index into `kinds` for each layer.
+    pub layer_kind: Vec<usize>,
+    /// Entries of a sequence's table.
+    pub pages_per_seq: usize,
+    /// Sequences.
+    pub n_seq: usize,
+}
+
+/// Layers that share a page table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvKind {
+    /// Positions that a token attends to, itself included; `None` for all.
+    pub window: Option<usize>,
+    /// Pages in the pool.
+    pub n_pages: usize,
+}
+
+impl KvLayout {
+    /// The layout of a model within limits: every sequence can fill its context, windowed layers only their windows.
+    pub fn new(config: &Config, limits: &Limits) -> KvLayout {
+        let pages_per_seq = limits.n_ctx.div_ceil(PAGE);
+        let all = limits.n_seq * pages_per_seq;
+        let mut kinds: Vec<KvKind> = Vec::new();
+        let mut layer_kind = Vec::with_capacity(config.n_layer());
+        for layer in &config.layers {
+            let found = kinds.iter().position(|k| k.window == layer.window);
+            layer_kind.push(found.unwrap_or(kinds.len()));
+            if found.is_none() {
+                // Of a window, both ends may lie inside a page; a pass adds its tokens before any are given back.
+                let live = |w: usize| limits.n_seq * (w.div_ceil(PAGE) + 2) + limits.n_batch.div_ceil(PAGE);
+                kinds.push(KvKind { window: layer.window, n_pages: layer.window.map_or(all, |w| live(w).min(all)) });
+            }
+        }
+        KvLayout { kinds, layer_kind, pages_per_seq, n_seq: limits.n_seq }
+    }
+
+    /// Elements of the keys (or the values) of layer `il`.
+    pub fn layer_elements(&self, config: &Config, il: usize) -> usize {
+        self.kinds[self.layer_kind[il]].n_pages * PAGE * config.kv_dim(il)
+    }
+}
+
+/// A page to be copied, in every layer of its kind, before the next pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageCopy {
+    /// Index into [`KvLayout::kinds`].
+    pub kind: usize,
+    /// Page to read.
+    pub from: u32,
+    /// Page to write.
+    pub to: u32,
+}
+
+/// The page tables of all sequences.
+pub struct KvPages {
+    layout: KvLayout,
+    /// One per kind.
+    pools: Vec<Pool>,
+    /// One per sequence.
+    tables: Vec<Table>,
+}
+
+struct Pool {
+    free: Vec<u32>,
+    /// Tables that hold the page.
+    refs: Vec<u32>,
+}
+
+#[derive(Clone, Default)]
+struct Table {
+    /// Positions stored.
+    n_pos: usize,
+    /// `[kind][position / PAGE]`.
+    pages: Vec<Vec<u32>>,
+}
+
+impl Pool {
+    fn take(&mut self) -> u32 {
+        // The layout has room for every sequence's context; a lack of pages is a leak.
+        let page = self.free.pop().expect("a free page: the layout holds every sequence");
+        self.refs[page as usize] = 1;
+        page
+    }
+
+    fn drop_ref(&mut self, page: u32) {
+        let refs = &mut self.refs[page as usize];
+        *refs -= 1;
+        if *refs == 0 {
+            self.free.push(page);
+        }
+    }
+}
+
+impl KvPages {
+    /// Empty tables.
+    pub fn new(layout: KvLayout) -> KvPages {
+        let pool = |k: &KvKind| Pool { free: (0..k.n_pages as u32).rev().collect(), refs: vec![0; k.n_pages] };
+        let table = Table { n_pos: 0, pages: vec![Vec::new(); layout.kinds.len()] };
+        KvPages { pools: layout.kinds.iter().map(pool).collect(), tables: vec![table; layout.n_seq], layout }
+    }
+
+    /// Sizes.
+    pub fn layout(&self) -> &KvLayout {
+        &self.layout
+    }
+
+    /// The pages of sequence `seq` for layers of `kind`, by position / [`PAGE`]; [`NO_PAGE`] where the window has
+    /// passed. Positions that the next pass stores are included once [`Self::prepare`] has seen it.
+    pub fn table(&self, kind: usize, seq: usize) -> &[u32] {
+        &self.tables[seq].pages[kind]
+    }
+
+    /// Positions of `seq` that are stored.
+    pub fn n_pos(&self, seq: usize) -> usize {
+        self.tables[seq].n_pos
+    }
+
+    /// Pages in use, over all kinds.
+    pub fn n_used(&self) -> usize {
+        self.layout.kinds.iter().zip(&self.pools).map(|(k, p)| k.n_pages - p.free.len()).sum()
+    }
+
+    /// Makes room for a pass: pages for its tokens, none of them shared. A token below a sequence's end starts the
+    /// sequence over from there. Gives the pages whose contents must be copied first.
+    ///
+    /// # Panics
+    /// If a sequence starts over at a position whose window was given back, or leaves a gap.
+    pub fn prepare(&mut self, batch: &[BatchToken]) -> Vec<PageCopy> {
+        (0..self.tables.len()).for_each(|seq| self.trim(seq));
+        let mut copies = Vec::new();
+        for token in batch {
+            let (seq, pos) = (token.seq as usize, token.pos as usize);
+            if pos < self.tables[seq].n_pos {
+                self.truncate(seq, pos);
+            }
+            let table = &mut self.tables[seq];
+            assert_eq!(pos, table.n_pos, "the next position of sequence {seq}");
+            for (kind, (pool, pages)) in self.pools.iter_mut().zip(&mut table.pages).enumerate() {
+                match pages.get_mut(pos / PAGE) {
+                    None => pages.push(pool.take()),
+                    Some(page) if pool.refs[*page as usize] > 1 => {
+                        let own = pool.take();
+                        copies.push(PageCopy { kind, from: *page, to: own });
+                        pool.drop_ref(*page);
+                        *page = own;
+                    }
+                    Some(_) => {}
+                }
+            }
+            table.n_pos = pos + 1;
+        }
+        copies
+    }
+
+    /// Lets `to` begin with the first `n_pos` positions of `from`, in the same pages; what `to` had is given back.
+    /// False, and nothing changed, where a window of `from` has passed them already.
+    pub fn share(&mut self, from: usize, to: usize, n_pos: usize) -> bool {
+        assert!(from != to && n_pos <= self.tables[from].n_pos, "{n_pos} positions of sequence {from}");
+        let source = self.tables[from].clone();
+        let windows = self.layout.kinds.iter().map(|k| first_page(k.window, n_pos));
+        let is_whole =
+            |(pages, first): (&Vec<u32>, usize)| pages[first..n_pos.div_ceil(PAGE)].iter().all(|&p| p != NO_PAGE);
+        if !source.pages.iter().zip(windows).all(is_whole) {
+            return false;
+        }
+        self.truncate(to, 0);
+        let table = &mut self.tables[to];
+        table.n_pos = n_pos;
+        for ((pool, pages), source) in self.pools.iter_mut().zip(&mut table.pages).zip(source.pages) {
+            pages.extend_from_slice(&source[..n_pos.div_ceil(PAGE)]);
+            pages.iter().filter(|&&p| p != NO_PAGE).for_each(|&p| pool.refs[p as usize] += 1);
+        }
+        true
+    }
+
+    /// Gives back what `seq` holds from position `n_pos` on.
+    ///
+    /// # Panics
+    /// If a window has passed the positions before `n_pos`: the sequence could not go on from there.
+    pub fn truncate(&mut self, seq: usize, n_pos: usize) {
+        let table = &mut self.tables[seq];
+        table.n_pos = table.n_pos.min(n_pos);
+        for ((kind, pool), pages) in self.layout.kinds.iter().zip(&mut self.pools).zip(&mut table.pages) {
+            let keep = n_pos.div_ceil(PAGE).min(pages.len());
+            pages.drain(keep..).filter(|&p| p != NO_PAGE).for_each(|p| pool.drop_ref(p));
+            let first = first_page(kind.window, n_pos).min(keep);
+            assert!(pages[first..].iter().all(|&p| p != NO_PAGE), "sequence {seq} can't start over at {n_pos}");
+        }
+    }
+
+    /// Gives back what a sequence's windows have passed.
+    fn trim(&mut self, seq: usize) {
+        let table = &mut self.tables[seq];
+        for ((kind, pool), pages) in self.layout.kinds.iter().zip(&mut self.pools).zip(&mut table.pages) {
+            let first = first_page(kind.window, table.n_pos).min(pages.len());
+            for page in pages[..first].iter_mut().rev().take_while(|p| **p != NO_PAGE) {
+                pool.drop_ref(std::mem::replace(page, NO_PAGE));
+            }
+        }
+    }
+}
+
+/// First page that the token at position `pos` attends to.
+fn first_page(window: Option<usize>, pos: usize) -> usize {
+    window.map_or(0, |w| (pos + 1).saturating_sub(w) / PAGE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(windows: &[Option<usize>], n_seq: usize, n_ctx: usize, n_batch: usize) -> KvLayout {
+        let all = n_seq * n_ctx.div_ceil(PAGE);
+        let live = |w: usize| (n_seq * (w.div_ceil(PAGE) + 2) + n_batch.div_ceil(PAGE)).min(all);
+        let kinds = windows.iter().map(|&window| KvKind { window, n_pages: window.map_or(all, live) }).collect();
+        KvLayout { kinds, layer_kind: (0..windows.len()).collect(), pages_per_seq: n_ctx.div_ceil(PAGE), n_seq }
+    }
+
+    fn tokens(seq: usize, range: std::ops::Range<usize>) -> Vec<BatchToken> {
+        range.map(|pos| BatchToken { token: 0, seq: seq as u32, pos: pos as u32, output: false }).collect()
+    }
+
+    /// Random passes, shares and releases beside a plain model of what each position must hold: every visible position
+    /// has the page that was written for it, no page has two writers, and everything comes back in the end.
+    #[test]
+    fn random_use_keeps_every_visible_position_and_leaks_nothing() {
+        let mut state = 7u64;
+        let mut draw = |n: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % n
+        };
+        let (n_seq, n_ctx, n_batch) = (4, 600, 96);
+        let windows = [None, Some(70)];
+        let mut kv = KvPages::new(layout(&windows, n_seq, n_ctx, n_batch));
+        // What stands in each page: `contents[kind][page][pos % PAGE]` and what each sequence should read.
+        let mut contents: Vec<Vec<[u64; PAGE]>> =
+            kv.layout().kinds.iter().map(|k| vec![[0; PAGE]; k.n_pages]).collect();
+        let mut want: Vec<Vec<u64>> = vec![Vec::new(); n_seq];
+        let (mut stamp, mut n_shared, mut n_copied) = (0, 0, 0);
+        for _ in 0..4000 {
+            match draw(8) {
+                0 => {
+                    let seq = draw(n_seq);
+                    kv.truncate(seq, 0);
+                    want[seq].clear();
+                }
+                1 => {
+                    let (from, to) = (draw(n_seq), draw(n_seq));
+                    let n = draw(want[from].len() + 1);
+                    if from != to && kv.share(from, to, n) {
+                        n_shared += 1;
+                        want[to] = want[from][..n].to_vec();
+                    }
+                }
+                _ => {
+                    let (mut batch, mut room) = (Vec::new(), n_batch);
+                    for (seq, want) in want.iter().enumerate() {
+                        let n = draw(40).min(room).min(n_ctx - want.len());
+                        room -= n;
+                        batch.extend(tokens(seq, want.len()..want.len() + n));
+                    }
+                    for copy in kv.prepare(&batch) {
+                        n_copied += 1;
+                        contents[copy.kind][copy.to as usize] = contents[copy.kind][copy.from as usize];
+                    }
+                    for token in &batch {
+                        stamp += 1;
+                        want[token.seq as usize].push(stamp);
+                        for (kind, contents) in contents.iter_mut().enumerate() {
+                            let page = kv.table(kind, token.seq as usize)[token.pos as usize / PAGE];
+                            contents[page as usize][token.pos as usize % PAGE] = stamp;
+                        }
+                    }
+                    for token in &batch {
+                        for (kind, window) in windows.iter().enumerate() {
+                            let (seq, last) = (token.seq as usize, token.pos as usize);
+                            for pos in window.map_or(0, |w| (last + 1).saturating_sub(w))..=last {
+                                let page = kv.table(kind, seq)[pos / PAGE];
+                                assert_eq!(contents[kind][page as usize][pos % PAGE], want[seq][pos]);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        assert!(n_shared > 50 && n_copied > 50, "{n_shared} shares, {n_copied} copies");
+        (0..n_seq).for_each(|seq| kv.truncate(seq, 0));
+        assert_eq!(kv.n_used(), 0);
+    }
+
+    #[test]
+    fn a_window_holds_few_pages_however_long_the_sequence() {
+        let mut kv = KvPages::new(layout(&[Some(128)], 1, 32_768, 64));
+        assert!(kv.layout().kinds[0].n_pages <= 8, "{:?}", kv.layout());
+        for start in (0..32_768).step_by(64) {
+            assert!(kv.prepare(&tokens(0, start..start + 64)).is_empty());
+        }
+        assert_eq!(kv.n_pos(0), 32_768);
+    }
+}
