@@ -6,7 +6,7 @@ use crate::backend::{Backend, BatchToken, Limits};
 use crate::chat::ChatTemplate;
 use crate::error::{Error, RequestError};
 use crate::gguf::GgufFile;
-use crate::kv::{KvLayout, KvPages};
+use crate::kv::{KvLayout, KvPages, ParkedId};
 use crate::model::{Config, RopeTable, Weights, forward, plan, rope_factors};
 use crate::tokenizer::Tokenizer;
 use std::path::Path;
@@ -217,6 +217,21 @@ impl Engine {
     /// passed them.
     pub(crate) fn kv_share(&mut self, from: usize, to: usize, n_pos: usize) -> bool {
         self.kv.share(from, to, n_pos)
+    }
+
+    /// Keeps the first `n_pos` positions of a sequence, its end, for later ones that begin alike.
+    pub(crate) fn kv_park(&mut self, seq: usize, n_pos: usize) -> ParkedId {
+        self.kv.park(seq, n_pos)
+    }
+
+    /// Whether a parked prefix is still there.
+    pub(crate) fn kv_is_parked(&self, id: ParkedId) -> bool {
+        self.kv.is_parked(id)
+    }
+
+    /// Lets sequence `to` begin with the first `n_pos` positions of a parked prefix; false where it can't.
+    pub(crate) fn kv_adopt(&mut self, id: ParkedId, to: usize, n_pos: usize) -> bool {
+        self.kv.adopt(id, to, n_pos)
     }
 
     /// Gives back the keys and values of a sequence.

@@ -2,13 +2,15 @@
 //! sequence, for all layers of one kind: those that attend to everything, and those with a sliding window of some
 //! width. Pages are counted references: sequences that share a prefix share its pages, and the first write into a
 //! shared page gives the writer a copy of its own. What has left a layer's window goes back to the pool, so a
-//! windowed layer holds a ring of few pages however long its sequence grows.
+//! windowed layer holds a ring of few pages however long its sequence grows. A prefix can be parked: its pages stay
+//! while nobody else needs them, so that a later sequence need not compute it again.
 //!
 //! Owns numbers only; the bytes lie in the backends, which see tables through [`KvPages::table`] at the start of each
 //! pass. Called by `Engine`.
 
 use crate::backend::{BatchToken, Limits};
 use crate::model::Config;
+use std::collections::VecDeque;
 
 /// Positions per page. Small enough that a shared prefix wastes little, large enough for long contiguous reads.
 pub const PAGE: usize = 32;
@@ -81,7 +83,17 @@ pub struct KvPages {
     pools: Vec<Pool>,
     /// One per sequence.
     tables: Vec<Table>,
+    /// Prefixes without a sequence, the longest unused first.
+    parked: VecDeque<(ParkedId, Table)>,
+    next_parked: u64,
 }
+
+/// Names a parked prefix for as long as it is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParkedId(u64);
+
+/// Most prefixes that are kept.
+const MAX_PARKED: usize = 16;
 
 struct Pool {
     free: Vec<u32>,
@@ -99,10 +111,16 @@ struct Table {
 
 impl Pool {
     fn take(&mut self) -> u32 {
-        // The layout has room for every sequence's context; a lack of pages is a leak.
+        // The layout has room for every sequence's context, and parked prefixes make way: a lack is a leak.
         let page = self.free.pop().expect("a free page: the layout holds every sequence");
         self.refs[page as usize] = 1;
         page
+    }
+
+    /// The same pages, held once more.
+    fn share(&mut self, pages: &[u32]) -> Vec<u32> {
+        pages.iter().filter(|&&p| p != NO_PAGE).for_each(|&p| self.refs[p as usize] += 1);
+        pages.to_vec()
     }
 
     fn drop_ref(&mut self, page: u32) {
@@ -119,7 +137,13 @@ impl KvPages {
     pub fn new(layout: KvLayout) -> KvPages {
         let pool = |k: &KvKind| Pool { free: (0..k.n_pages as u32).rev().collect(), refs: vec![0; k.n_pages] };
         let table = Table { n_pos: 0, pages: vec![Vec::new(); layout.kinds.len()] };
-        KvPages { pools: layout.kinds.iter().map(pool).collect(), tables: vec![table; layout.n_seq], layout }
+        KvPages {
+            pools: layout.kinds.iter().map(pool).collect(),
+            tables: vec![table; layout.n_seq],
+            layout,
+            parked: VecDeque::new(),
+            next_parked: 0,
+        }
     }
 
     /// Sizes.
@@ -156,6 +180,7 @@ impl KvPages {
             if pos < self.tables[seq].n_pos {
                 self.truncate(seq, pos);
             }
+            while self.pools.iter().any(|p| p.free.is_empty()) && self.forget_oldest() {}
             let table = &mut self.tables[seq];
             assert_eq!(pos, table.n_pos, "the next position of sequence {seq}");
             for (kind, (pool, pages)) in self.pools.iter_mut().zip(&mut table.pages).enumerate() {
@@ -178,20 +203,72 @@ impl KvPages {
     /// Lets `to` begin with the first `n_pos` positions of `from`, in the same pages; what `to` had is given back.
     /// False, and nothing changed, where a window of `from` has passed them already.
     pub fn share(&mut self, from: usize, to: usize, n_pos: usize) -> bool {
-        assert!(from != to && n_pos <= self.tables[from].n_pos, "{n_pos} positions of sequence {from}");
+        assert!(from != to, "sequence {from} can't share with itself");
         let source = self.tables[from].clone();
-        let windows = self.layout.kinds.iter().map(|k| first_page(k.window, n_pos));
-        let is_whole =
+        self.begin_with(&source, to, n_pos)
+    }
+
+    /// Keeps the first `n_pos` positions of `seq`, in the same pages, until they are needed for something else.
+    ///
+    /// # Panics
+    /// If a window has passed them: whoever takes them over could not go on.
+    pub fn park(&mut self, seq: usize, n_pos: usize) -> ParkedId {
+        if self.parked.len() == MAX_PARKED {
+            self.forget_oldest();
+        }
+        let source = &self.tables[seq];
+        assert!(self.is_whole(source, n_pos), "a window of sequence {seq} has passed position {n_pos}");
+        let mut table = Table { n_pos, pages: Vec::with_capacity(source.pages.len()) };
+        for (pool, pages) in self.pools.iter_mut().zip(&source.pages) {
+            table.pages.push(pool.share(&pages[..n_pos.div_ceil(PAGE)]));
+        }
+        let id = ParkedId(self.next_parked);
+        self.next_parked += 1;
+        self.parked.push_back((id, table));
+        id
+    }
+
+    /// Whether a parked prefix is still there.
+    pub fn is_parked(&self, id: ParkedId) -> bool {
+        self.parked.iter().any(|(other, _)| *other == id)
+    }
+
+    /// Lets `to` begin with the first `n_pos` positions of a parked prefix. False, and nothing changed, where it is
+    /// gone or a window of it has passed them.
+    pub fn adopt(&mut self, id: ParkedId, to: usize, n_pos: usize) -> bool {
+        let Some(at) = self.parked.iter().position(|(other, _)| *other == id) else { return false };
+        let entry = self.parked.remove(at).expect("just found");
+        let done = self.begin_with(&entry.1, to, n_pos);
+        self.parked.push_back(entry);
+        done
+    }
+
+    /// Gives back the prefix that nobody has asked for the longest; false where there is none.
+    fn forget_oldest(&mut self) -> bool {
+        let Some((_, table)) = self.parked.pop_front() else { return false };
+        for (pool, pages) in self.pools.iter_mut().zip(table.pages) {
+            pages.into_iter().filter(|&p| p != NO_PAGE).for_each(|p| pool.drop_ref(p));
+        }
+        true
+    }
+
+    /// Whether a sequence could go on at position `n_pos` of `table`.
+    fn is_whole(&self, table: &Table, n_pos: usize) -> bool {
+        let firsts = self.layout.kinds.iter().map(|k| first_page(k.window, n_pos));
+        let whole =
             |(pages, first): (&Vec<u32>, usize)| pages[first..n_pos.div_ceil(PAGE)].iter().all(|&p| p != NO_PAGE);
-        if !source.pages.iter().zip(windows).all(is_whole) {
+        n_pos <= table.n_pos && table.pages.iter().zip(firsts).all(whole)
+    }
+
+    fn begin_with(&mut self, source: &Table, to: usize, n_pos: usize) -> bool {
+        if !self.is_whole(source, n_pos) {
             return false;
         }
         self.truncate(to, 0);
         let table = &mut self.tables[to];
         table.n_pos = n_pos;
-        for ((pool, pages), source) in self.pools.iter_mut().zip(&mut table.pages).zip(source.pages) {
-            pages.extend_from_slice(&source[..n_pos.div_ceil(PAGE)]);
-            pages.iter().filter(|&&p| p != NO_PAGE).for_each(|&p| pool.refs[p as usize] += 1);
+        for ((pool, pages), source) in self.pools.iter_mut().zip(&mut table.pages).zip(&source.pages) {
+            *pages = pool.share(&source[..n_pos.div_ceil(PAGE)]);
         }
         true
     }
@@ -259,9 +336,10 @@ mod tests {
         let mut contents: Vec<Vec<[u64; PAGE]>> =
             kv.layout().kinds.iter().map(|k| vec![[0; PAGE]; k.n_pages]).collect();
         let mut want: Vec<Vec<u64>> = vec![Vec::new(); n_seq];
-        let (mut stamp, mut n_shared, mut n_copied) = (0, 0, 0);
-        for _ in 0..4000 {
-            match draw(8) {
+        let mut parked: Vec<(ParkedId, Vec<u64>)> = Vec::new();
+        let (mut stamp, mut n_shared, mut n_copied, mut n_adopted, mut n_forgotten) = (0, 0, 0, 0, 0);
+        for _ in 0..6000 {
+            match draw(10) {
                 0 => {
                     let seq = draw(n_seq);
                     kv.truncate(seq, 0);
@@ -273,6 +351,22 @@ mod tests {
                     if from != to && kv.share(from, to, n) {
                         n_shared += 1;
                         want[to] = want[from][..n].to_vec();
+                    }
+                }
+                2 => {
+                    let seq = draw(n_seq);
+                    let n = want[seq].len();
+                    parked.push((kv.park(seq, n), want[seq].clone()));
+                }
+                3 if !parked.is_empty() => {
+                    // One of the latest, most of which are still there.
+                    let (id, tokens) = &parked[parked.len() - 1 - draw(parked.len().min(4))];
+                    let (to, n) = (draw(n_seq), tokens.len() - draw(tokens.len().min(20) + 1));
+                    if kv.adopt(*id, to, n) {
+                        n_adopted += 1;
+                        want[to] = tokens[..n].to_vec();
+                    } else if !kv.is_parked(*id) {
+                        n_forgotten += 1;
                     }
                 }
                 _ => {
@@ -307,7 +401,9 @@ mod tests {
             }
         }
         assert!(n_shared > 50 && n_copied > 50, "{n_shared} shares, {n_copied} copies");
+        assert!(n_adopted > 50 && n_forgotten > 50, "{n_adopted} adopted, {n_forgotten} forgotten");
         (0..n_seq).for_each(|seq| kv.truncate(seq, 0));
+        while kv.forget_oldest() {}
         assert_eq!(kv.n_used(), 0);
     }
 

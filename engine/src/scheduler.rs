@@ -1,10 +1,12 @@
 //! Many sequences, one batch a step. A step takes the next token of every decoding sequence and fills what is left of
 //! the batch with pending prompt tokens. Sequences that share a prefix compute it once: the pages of the longest
-//! common prefix are shared with a neighbour instead of being computed again.
+//! common prefix are shared with a neighbour, or with an earlier prompt that is still kept, instead of being computed
+//! again.
 
 use crate::backend::BatchToken;
 use crate::engine::Engine;
 use crate::error::{Error, RequestError};
+use crate::kv::ParkedId;
 use crate::sampler::{Sampler, SamplerParams};
 use crate::tokenizer::StreamDecoder;
 use std::time::Instant;
@@ -44,7 +46,7 @@ pub enum EndReason {
 pub struct Stats {
     /// Prompt and appended tokens that were computed.
     pub prompt_tokens: u64,
-    /// Prompt tokens whose keys and values came from a neighbour.
+    /// Prompt tokens whose keys and values came from a neighbour or an earlier prompt.
     pub shared_tokens: u64,
     /// Tokens drawn.
     pub generated_tokens: u64,
@@ -59,6 +61,8 @@ pub struct Scheduler {
     engine: Engine,
     /// One per key/value slot.
     slots: Vec<Option<Sequence>>,
+    /// Prompts whose keys and values are kept as long as there is room, with their tokens.
+    parked: Vec<(ParkedId, Vec<u32>)>,
     next_id: u64,
     stats: Stats,
     batch: Vec<BatchToken>,
@@ -73,6 +77,8 @@ struct Sequence {
     /// Tokens that come next; the last one's logits give the next token.
     pending: Vec<u32>,
     paused: bool,
+    /// Tokens it was started with.
+    prompt_len: usize,
     /// Has not computed anything yet: may take a prefix from a neighbour.
     fresh: bool,
 }
@@ -91,7 +97,7 @@ impl Scheduler {
     /// A scheduler with no sequences.
     pub fn new(engine: Engine) -> Self {
         let slots = (0..engine.n_seq()).map(|_| None).collect();
-        Scheduler { engine, slots, next_id: 0, stats: Stats::default(), batch: Vec::new() }
+        Scheduler { engine, slots, parked: Vec::new(), next_id: 0, stats: Stats::default(), batch: Vec::new() }
     }
 
     /// The engine below.
@@ -131,6 +137,7 @@ impl Scheduler {
             stored: Vec::new(),
             pending: prompt.to_vec(),
             paused: false,
+            prompt_len: prompt.len(),
             fresh: true,
         });
         Ok(id)
@@ -204,6 +211,9 @@ impl Scheduler {
             let computed: Vec<u32> = s.pending.drain(..part.n_tokens).collect();
             s.stored.extend(computed);
             s.fresh = false;
+            if s.stored.len() == s.prompt_len {
+                park_prompt(&mut self.engine, &mut self.parked, part.slot, &s.stored);
+            }
             if part.n_tokens > 1 || !part.output {
                 prompt_tokens += part.n_tokens;
             }
@@ -243,31 +253,30 @@ impl Scheduler {
         Ok(events)
     }
 
-    /// Gives fresh sequences what a neighbour has already computed of their prompt.
+    /// Gives fresh sequences what a neighbour has already computed of their prompt, or what was kept of an earlier one.
     fn share_prefixes(&mut self) {
         for slot in 0..self.slots.len() {
             let Some(s) = self.slots[slot].as_ref().filter(|s| s.fresh && s.runnable()) else { continue };
-            // The last prompt token is always computed: its logits are wanted.
-            let most = s.pending.len() - 1;
-            let common =
-                |other: &Sequence| other.stored.iter().zip(&s.pending[..most]).take_while(|(a, b)| a == b).count();
-            let best = self
-                .slots
-                .iter()
-                .enumerate()
-                .filter(|(i, _)| *i != slot)
-                .filter_map(|(i, other)| Some((common(other.as_ref()?), i)))
-                .max_by_key(|&(n, i)| (n, std::cmp::Reverse(i)));
-            let Some((n, from)) = best.filter(|&(n, _)| n > 0) else { continue };
             if self.waits_for_neighbour(slot) {
                 continue;
             }
-            if !self.engine.kv_share(from, slot, n) {
-                continue;
-            }
+            // The last prompt token is always computed: its logits are wanted.
+            let prompt = &s.pending[..s.pending.len() - 1];
+            let neighbours = self.slots.iter().enumerate().filter(|(i, _)| *i != slot);
+            let mut sources: Vec<(usize, Source)> = neighbours
+                .filter_map(|(i, other)| Some((common_prefix(&other.as_ref()?.stored, prompt), Source::Slot(i))))
+                .chain(self.parked.iter().map(|(id, tokens)| (common_prefix(tokens, prompt), Source::Parked(*id))))
+                .filter(|&(n, _)| n > 0)
+                .collect();
+            sources.sort_by_key(|&(n, _)| std::cmp::Reverse(n));
+            // A sliding window may have left the longest one behind.
+            let taken = sources.into_iter().find(|&(n, source)| match source {
+                Source::Slot(from) => self.engine.kv_share(from, slot, n),
+                Source::Parked(id) => self.engine.kv_adopt(id, slot, n),
+            });
+            let Some((n, _)) = taken else { continue };
             let s = self.slots[slot].as_mut().expect("the slot was just looked at");
-            let shared: Vec<u32> = s.pending.drain(..n).collect();
-            s.stored.extend(shared);
+            s.stored = s.pending.drain(..n).collect();
             s.fresh = false;
             self.stats.shared_tokens += n as u64;
         }
@@ -323,6 +332,26 @@ impl Scheduler {
     fn sequence(&mut self, seq: SeqId) -> &mut Sequence {
         let found = self.slots.iter_mut().flatten().find(|s| s.id == seq);
         found.unwrap_or_else(|| panic!("sequence {seq:?} was released"))
+    }
+}
+
+/// Where a prefix can be taken over from.
+#[derive(Clone, Copy)]
+enum Source {
+    Slot(usize),
+    Parked(ParkedId),
+}
+
+/// Tokens that both begin with.
+fn common_prefix(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+/// Keeps a prompt that was just computed, once, and forgets those that had to make way.
+fn park_prompt(engine: &mut Engine, parked: &mut Vec<(ParkedId, Vec<u32>)>, slot: usize, prompt: &[u32]) {
+    parked.retain(|(id, _)| engine.kv_is_parked(*id));
+    if !parked.iter().any(|(_, tokens)| tokens == prompt) {
+        parked.push((engine.kv_park(slot, prompt.len()), prompt.to_vec()));
     }
 }
 

@@ -150,6 +150,26 @@ fn scheduled_sequences_write_what_they_would_write_alone() {
 }
 
 #[test]
+fn a_later_prompt_takes_over_what_an_earlier_one_has_computed() {
+    let model = TinyModel::new(TinySpec::new("qwen3", &FLOATS));
+    let shared = tokens(70, model.n_vocab, 60);
+    let prompts: Vec<Vec<u32>> = (0..3).map(|i| [&shared[..], &tokens(5, model.n_vocab, 70 + i)].concat()).collect();
+    let mut scheduler = Scheduler::new(load(&model, true, 1, 32));
+    for prompt in prompts.iter().chain(&prompts[..1]) {
+        let id = scheduler.start(prompt, &greedy_params()).expect("a sequence");
+        let mut written = Vec::new();
+        while written.len() < 4 {
+            written.extend(scheduler.step().expect("a step").into_iter().map(|e| e.token));
+        }
+        scheduler.release(id);
+        assert_eq!(written, greedy(&model, prompt, 4));
+    }
+    // The first prompt is computed; the next two share its beginning, the last one all but its last token.
+    assert_eq!(scheduler.stats().shared_tokens, 70 + 70 + 74);
+    assert_eq!(scheduler.stats().prompt_tokens, 75 + 5 + 5);
+}
+
+#[test]
 fn a_paused_sequence_goes_on_behind_what_was_appended() {
     let model = TinyModel::new(TinySpec::new("llama", &FLOATS));
     let prompt = tokens(10, model.n_vocab, 21);

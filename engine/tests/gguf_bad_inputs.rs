@@ -219,7 +219,7 @@ fn row_15_type_ids() {
     for id in [42, 43, 1 << 31, u32::MAX] {
         refused("unknown", &one_tensor(b"t", &[256], id, 0), &["`t`", &format!("unknown type id {id}"), "BF16"]);
     }
-    for (id, name) in [(10, "Q2_K"), (23, "IQ4_XS"), (24, "I8"), (39, "MXFP4"), (40, "NVFP4")] {
+    for (id, name) in [(9, "Q8_1"), (16, "IQ2_XXS"), (24, "I8"), (34, "TQ1_0"), (40, "NVFP4")] {
         refused("unsupported", &one_tensor(b"t", &[256], id, 0), &["`t`", &format!("of type {name}"), "supported:"]);
     }
     for ty in GgmlType::ALL {
