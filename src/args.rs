@@ -3,8 +3,11 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use engine::chat::harmony::ReasoningEffort;
 use engine::sampler::SamplerParams;
+use solver::Protocol;
 
 use crate::commands::{bench, devices, generate, info, logits, python, run, tokenize};
 
@@ -142,6 +145,18 @@ impl SamplingArgs {
             n_top_logprobs,
         }
     }
+}
+
+/// A protocol, by name.
+pub fn protocol() -> impl TypedValueParser<Value = Protocol> {
+    PossibleValuesParser::new(Protocol::ALL.map(|p| PossibleValue::new(p.name()).help(p.description())))
+        .map(|name| name.parse().expect("only names of protocols are let through"))
+}
+
+/// A reasoning effort, by name.
+pub fn reasoning_effort() -> impl TypedValueParser<Value = ReasoningEffort> {
+    PossibleValuesParser::new(ReasoningEffort::ALL.map(ReasoningEffort::name))
+        .map(|name| name.parse().expect("only names of efforts are let through"))
 }
 
 /// A count of at least 1.

@@ -6,6 +6,7 @@ use std::time::Instant;
 use engine::gguf::GgufFile;
 use engine::tokenizer::Tokenizer;
 use engine::{Engine, EngineOptions};
+use solver::ModelError;
 
 use crate::args::ModelArgs;
 use crate::failure::Failure;
@@ -19,6 +20,16 @@ pub fn open(path: &Path) -> Result<GgufFile, Failure> {
 /// The tokenizer of a model file.
 pub fn tokenizer(file: &GgufFile) -> Result<Tokenizer, Failure> {
     Tokenizer::from_gguf(file.metadata()).map_err(|e| Failure::engine(file.path(), &e.into()))
+}
+
+/// A model that can't be talked to as it was asked to be.
+pub fn chat_failure(path: &Path, error: &ModelError) -> Failure {
+    let message = format!("{}: {error}", path.display());
+    match error {
+        ModelError::NoReasoningEffort => Failure::new(message, "leave --reasoning out"),
+        ModelError::Harmony(_) => Failure::new(message, "choose another --protocol, or leave it out"),
+        _ => Failure::plain(message),
+    }
 }
 
 /// Loads a model that serves up to `n_seq` sequences at once.

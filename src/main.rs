@@ -11,6 +11,7 @@ mod failure;
 mod load;
 mod progress;
 mod terminal;
+mod thoughts;
 
 use std::process::ExitCode;
 

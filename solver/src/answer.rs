@@ -1,8 +1,7 @@
 //! Answers: the range that counts, and the `\boxed{…}` that a model's own text ends an attempt with.
 //!
-//! [`BoxWatcher`] is fed prose as it streams (never the prompt, code or tool output) and reports a box the moment its
-//! last brace closes. It is silent inside `<think>…</think>`: nothing is taken out of the middle of a thought.
-//! What a box means is `integer`'s business. Called by `attempt`.
+//! [`BoxWatcher`] is fed what the model says as it streams (never the prompt, thoughts, code or tool output) and reports
+//! a box the moment its last brace closes. What a box means is `integer`'s business. Called by `attempt`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -125,58 +124,32 @@ pub enum BoxRejected {
 pub const MAX_BOX_BYTES: usize = 256;
 
 const BOX: &str = "\\boxed";
-const THINK: &str = "<think>";
-const END_THINK: &str = "</think>";
 
 /// Finds complete boxes in streamed prose.
 #[derive(Debug, Clone, Default)]
 pub struct BoxWatcher {
-    /// Text that could still be the beginning of a box or a tag.
+    /// Text that could still be the beginning of a box.
     pending: String,
-    in_thought: bool,
 }
 
 impl BoxWatcher {
-    /// A watcher for text that begins inside a thought, or outside.
-    pub fn new(in_thought: bool) -> BoxWatcher {
-        BoxWatcher { pending: String::new(), in_thought }
-    }
-
-    /// Whether the text so far ends inside a thought.
-    pub fn in_thought(&self) -> bool {
-        self.in_thought
-    }
-
     /// Takes the next piece of prose; gives the contents of the boxes that it completes, in order.
     pub fn push(&mut self, piece: &str) -> Vec<String> {
         self.pending.push_str(piece);
         let mut boxes = Vec::new();
         let mut at = 0;
-        while let Some((start, marker)) = next_marker(&self.pending[at..]) {
-            let start = at + start;
-            let after = start + marker.len();
-            at = match marker {
-                THINK => {
-                    self.in_thought = true;
-                    after
+        while let Some(start) = self.pending[at..].find(BOX).map(|i| at + i) {
+            let after = start + BOX.len();
+            at = match braced(&self.pending[after..]) {
+                Braced::Complete { content, len } => {
+                    boxes.push(content.to_string());
+                    after + len
                 }
-                END_THINK => {
-                    self.in_thought = false;
-                    after
+                Braced::Open => {
+                    self.pending.drain(..start);
+                    return boxes;
                 }
-                _ => match braced(&self.pending[after..]) {
-                    Braced::Complete { content, len } => {
-                        if !self.in_thought {
-                            boxes.push(content.to_string());
-                        }
-                        after + len
-                    }
-                    Braced::Open => {
-                        self.pending.drain(..start);
-                        return boxes;
-                    }
-                    Braced::No => after,
-                },
+                Braced::No => after,
             };
         }
         let keep = held_back(&self.pending[at..]);
@@ -185,18 +158,9 @@ impl BoxWatcher {
     }
 }
 
-/// The first marker in the text and where it begins.
-fn next_marker(text: &str) -> Option<(usize, &'static str)> {
-    [BOX, THINK, END_THINK].into_iter().filter_map(|m| text.find(m).map(|i| (i, m))).min_by_key(|(i, _)| *i)
-}
-
-/// Bytes at the end of the text that could be the beginning of a marker.
+/// Bytes at the end of the text that could be the beginning of a box.
 fn held_back(text: &str) -> usize {
-    [BOX, THINK, END_THINK]
-        .into_iter()
-        .flat_map(|m| (1..m.len()).filter(move |&n| text.ends_with(&m[..n])))
-        .max()
-        .unwrap_or(0)
+    (1..BOX.len()).rev().find(|&n| text.ends_with(&BOX[..n])).unwrap_or(0)
 }
 
 enum Braced<'a> {
@@ -239,11 +203,6 @@ fn braced(text: &str) -> Braced<'_> {
     Braced::Open
 }
 
-/// Content of the last complete box of a finished text.
-pub fn last_boxed(text: &str) -> Option<String> {
-    BoxWatcher::new(false).push(text).pop()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -281,18 +240,16 @@ mod tests {
             (r"\boxed42", None),
             (r"boxed{42}", None),
             ("", None),
-            (r"<think>\boxed{1}</think> no", None),
-            (r"<think>\boxed{1}</think>\boxed{2}", Some("2")),
-            (r"\boxed{1}<think>\boxed{2}", Some("1")),
         ] {
-            assert_eq!(last_boxed(text).as_deref(), expected, "{text}");
+            assert_eq!(BoxWatcher::default().push(text).pop().as_deref(), expected, "{text}");
         }
-        assert_eq!(last_boxed(&format!(r"\boxed{{{}}} \boxed{{5}}", "9".repeat(300))).as_deref(), Some("5"));
+        let long = format!(r"\boxed{{{}}} \boxed{{5}}", "9".repeat(300));
+        assert_eq!(BoxWatcher::default().push(&long), ["5"]);
     }
 
     #[test]
     fn a_box_is_reported_with_its_last_brace() {
-        let mut watcher = BoxWatcher::new(false);
+        let mut watcher = BoxWatcher::default();
         for piece in ["The answer is $\\bo", "xed", "{", "3", "9", "1"] {
             assert_eq!(watcher.push(piece), Vec::<String>::new(), "{piece}");
         }
@@ -302,13 +259,13 @@ mod tests {
 
     #[test]
     fn any_split_of_a_text_finds_the_same_boxes() {
-        let text = r"a \boxed{1} <think>x \boxed{2}</thin</think> b \boxed \boxed{\frac{3}{1}} <\boxed{é}\\boxed{4";
-        let whole = BoxWatcher::new(false).push(text);
+        let text = r"a \boxed{1} x \boxe \boxed2 b \boxed \boxed{\frac{3}{1}} <\boxed{é}\\boxed{4";
+        let whole = BoxWatcher::default().push(text);
         assert_eq!(whole, ["1", r"\frac{3}{1}", "é"]);
         let cuts: Vec<usize> = (0..=text.len()).filter(|&i| text.is_char_boundary(i)).collect();
         for &i in &cuts {
             for &j in cuts.iter().filter(|&&j| j >= i) {
-                let mut watcher = BoxWatcher::new(false);
+                let mut watcher = BoxWatcher::default();
                 let mut found = watcher.push(&text[..i]);
                 found.extend(watcher.push(&text[i..j]));
                 found.extend(watcher.push(&text[j..]));
@@ -319,7 +276,7 @@ mod tests {
 
     #[test]
     fn what_is_held_back_stays_small() {
-        let mut watcher = BoxWatcher::new(false);
+        let mut watcher = BoxWatcher::default();
         for _ in 0..10_000 {
             watcher.push(r"words \boxed{ {{{{ ");
             assert!(watcher.pending.len() <= 2 * MAX_BOX_BYTES, "{}", watcher.pending.len());

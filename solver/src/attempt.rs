@@ -1,8 +1,9 @@
 //! One attempt at a problem as a state machine: text, calls and results go in, what to do next comes out.
 //!
 //! Owns the attempt's budgets, its record (for the transcript) and its end. It touches neither the model nor Python:
-//! `rollout` carries out each [`Action`] and reports back, so every path can be tested without either. An answer is
-//! taken only from the model's own prose, outside code and thoughts, and ends the attempt at once.
+//! `rollout` carries out each [`Action`] and reports back, so every path can be tested without either. How calls look
+//! is `protocol`'s business. An answer is taken only from the model's own text, outside code and thoughts, and ends the
+//! attempt at once.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +11,10 @@ use sandbox::{Outcome, Status};
 use serde::Serialize;
 
 use crate::answer::BoxWatcher;
-use crate::model::TurnEnd;
+use crate::model::{Message, ToolCall, TurnEnd};
 use crate::options::SolverOptions;
 use crate::prompt;
-use crate::protocol::{CallParser, Part, Protocol};
+use crate::protocol::{BadCall, Part, Protocol, Reader, Reply, TOOL};
 use crate::tool::{cut_middle, is_error};
 
 /// One attempt.
@@ -43,9 +44,13 @@ pub struct Attempt {
     elapsed: Duration,
     logprob_sum: f64,
     protocol: Protocol,
-    parser: CallParser,
+    reader: Reader,
     watcher: BoxWatcher,
     options: SolverOptions,
+    /// Whether what the model wrote last ended a line.
+    ends_line: bool,
+    /// Whom the call that runs now is addressed to.
+    called: String,
     /// The model ended its turn inside the block that runs now.
     turn_ended: bool,
     nudged: bool,
@@ -55,8 +60,12 @@ pub struct Attempt {
 /// Something that happened in an attempt.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
-    /// The model wrote.
+    /// The model thought.
+    Thought(String),
+    /// The model said.
     Text(String),
+    /// The model called Python with this, which couldn't be run.
+    NotRun(String),
     /// A block ran.
     Call {
         /// The block.
@@ -64,8 +73,8 @@ pub enum Step {
         /// Its outcome.
         outcome: Outcome,
     },
-    /// The model was shown this inside its own turn.
-    Shown(String),
+    /// The model was shown this output.
+    Result(String),
     /// A user turn was added.
     User(String),
 }
@@ -125,6 +134,17 @@ pub enum Action {
     Say(String),
     /// Append a user turn with this text; report with [`Attempt::turn_opened`].
     Ask(String),
+    /// Append a tool's turn; report with [`Attempt::turn_opened`].
+    Return {
+        /// The tool.
+        tool: String,
+        /// Its output.
+        output: String,
+        /// Whether the model has ended its turn.
+        turn_ended: bool,
+    },
+    /// Begin the conversation anew: the opening, then these messages; report with [`Attempt::turn_opened`].
+    Reopen(Vec<Message>),
     /// The attempt has ended.
     Done,
 }
@@ -135,7 +155,7 @@ pub const MIN_ANSWER_TOKENS: usize = 16;
 impl Attempt {
     /// An attempt that hasn't started.
     pub fn new(number: usize, seed: u64, options: &SolverOptions) -> Attempt {
-        let protocol = Protocol::default();
+        let protocol = options.protocol;
         Attempt {
             number,
             seed,
@@ -151,9 +171,11 @@ impl Attempt {
             elapsed: Duration::ZERO,
             logprob_sum: 0.0,
             protocol,
-            parser: protocol.parser(),
+            reader: protocol.reader(false),
             watcher: BoxWatcher::default(),
             options: options.clone(),
+            ends_line: true,
+            called: String::new(),
             turn_ended: false,
             nudged: false,
             call_refused: false,
@@ -168,22 +190,21 @@ impl Attempt {
 
     /// A new assistant turn begins after `given_tokens` more tokens.
     pub fn turn_opened(&mut self, given_tokens: usize, opens_thought: bool) {
-        self.given_tokens += given_tokens;
         self.turn_ended = false;
-        self.fresh_line();
-        self.watcher = BoxWatcher::new(opens_thought);
+        self.given(given_tokens, opens_thought);
     }
 
     /// Text was appended to the model's turn.
     pub fn said(&mut self, given_tokens: usize) {
-        self.given_tokens += given_tokens;
-        self.fresh_line();
+        self.given(given_tokens, self.reader.in_thought());
     }
 
-    fn fresh_line(&mut self) {
-        self.parser = self.protocol.parser();
+    fn given(&mut self, n_tokens: usize, in_thought: bool) {
+        self.given_tokens += n_tokens;
+        self.reader = self.protocol.reader(in_thought);
         // A box can't reach across what somebody else wrote.
-        self.watcher = BoxWatcher::new(self.watcher.in_thought());
+        self.watcher = BoxWatcher::default();
+        self.ends_line = true;
     }
 
     /// The answer, where the attempt ended with one.
@@ -207,22 +228,25 @@ impl Attempt {
     /// Ends the attempt from outside (time, interruption, failure); no effect on one that has ended.
     pub fn finish(&mut self, end: AttemptEnd) -> Action {
         if self.end.is_none() {
+            // What was held back belongs to the record.
+            for part in self.reader.finish() {
+                self.record(part);
+            }
             self.elapsed = self.started.map_or(Duration::ZERO, |s| s.elapsed());
             self.end = Some(end);
         }
         Action::Done
     }
 
-    /// The model wrote a token.
-    pub fn on_token(&mut self, text: &str, logprob: f32) -> Action {
+    /// The model wrote a token: text, or a control token of that name.
+    pub fn on_token(&mut self, text: &str, control: Option<&str>, logprob: f32) -> Action {
         self.generated_tokens += 1;
         self.logprob_sum += f64::from(logprob);
-        match self.steps.last_mut() {
-            _ if text.is_empty() => {}
-            Some(Step::Text(written)) => written.push_str(text),
-            _ => self.steps.push(Step::Text(text.to_string())),
+        self.ends_line = if text.is_empty() { self.ends_line } else { text.ends_with('\n') };
+        let mut parts = self.reader.text(text);
+        if let Some(name) = control {
+            parts.extend(self.reader.control(name));
         }
-        let parts = self.parser.push(text);
         match self.take_parts(parts) {
             Action::Continue if self.tokens_left() == 0 => self.finish(AttemptEnd::TokenBudget),
             action => action,
@@ -232,18 +256,20 @@ impl Attempt {
     /// The model stopped writing.
     pub fn on_turn_end(&mut self, end: TurnEnd) -> Action {
         self.turn_ended = true;
-        let parts = self.parser.finish();
+        let parts = self.reader.finish();
         match end {
             TurnEnd::EndOfTurn => match self.take_parts(parts) {
                 Action::Continue => self.ask_for_answer(),
                 action => action,
             },
             TurnEnd::ContextFull => {
-                let prose = parts.into_iter().filter(|p| matches!(p, Part::Prose(_))).collect();
-                match self.take_parts(prose) {
-                    Action::Done => Action::Done,
-                    _ => self.finish(AttemptEnd::ContextFull),
+                for part in parts {
+                    // A call can't be answered any more.
+                    if let Some(done) = self.record(part) {
+                        return done;
+                    }
                 }
+                self.finish(AttemptEnd::ContextFull)
             }
         }
     }
@@ -266,47 +292,95 @@ impl Attempt {
     fn take_parts(&mut self, parts: Vec<Part>) -> Action {
         for part in parts {
             match part {
-                Part::Prose(text) => {
-                    for content in self.watcher.push(&text) {
-                        match self.options.answer_range.judge(&content) {
-                            Ok(answer) => return self.finish(AttemptEnd::Answer { answer }),
-                            Err(reason) => self.rejected.push(reason.to_string()),
-                        }
+                Part::Call { tool, code } => return self.call(tool, Ok(code)),
+                Part::BadCall { tool, raw, problem } => return self.call(tool, Err((raw, problem))),
+                part => {
+                    if let Some(done) = self.record(part) {
+                        return done;
                     }
                 }
-                Part::Call(code) => return self.called(code),
             }
         }
         Action::Continue
     }
 
-    fn called(&mut self, code: String) -> Action {
+    /// Puts a part on record. Text may hold an answer, which ends the attempt.
+    fn record(&mut self, part: Part) -> Option<Action> {
+        let text = match part {
+            Part::Text(text) => text,
+            Part::Thought(thought) => {
+                self.watcher = BoxWatcher::default();
+                match self.steps.last_mut() {
+                    Some(Step::Thought(before)) => before.push_str(&thought),
+                    _ => self.steps.push(Step::Thought(thought)),
+                }
+                return None;
+            }
+            Part::Call { code: raw, .. } | Part::BadCall { raw, .. } => {
+                self.steps.push(Step::NotRun(raw));
+                return None;
+            }
+        };
+        let boxes = self.watcher.push(&text);
+        match self.steps.last_mut() {
+            Some(Step::Text(before)) => before.push_str(&text),
+            _ => self.steps.push(Step::Text(text)),
+        }
+        for content in boxes {
+            match self.options.answer_range.judge(&content) {
+                Ok(answer) => return Some(self.finish(AttemptEnd::Answer { answer })),
+                Err(reason) => self.rejected.push(reason.to_string()),
+            }
+        }
+        None
+    }
+
+    fn call(&mut self, tool: String, call: Result<String, (String, BadCall)>) -> Action {
+        self.called = tool;
         if self.tokens_left() < MIN_ANSWER_TOKENS.min(self.options.max_tokens) {
             return self.finish(AttemptEnd::TokenBudget);
         }
-        if self.tool_calls < self.options.max_turns {
-            self.tool_calls += 1;
-            return Action::Run(code);
-        }
-        if std::mem::replace(&mut self.call_refused, true) {
-            return self.finish(AttemptEnd::TurnBudget);
-        }
-        let refusal = prompt::no_more_calls(self.options.max_turns);
-        self.show(&refusal)
+        let is_allowed = self.tool_calls < self.options.max_turns;
+        let (raw, answer) = match call {
+            Ok(code) if is_allowed => {
+                self.tool_calls += 1;
+                return Action::Run(code);
+            }
+            Err((raw, problem)) if is_allowed => {
+                self.tool_calls += 1;
+                self.tool_errors += 1;
+                (raw, prompt::bad_call(&problem))
+            }
+            Ok(raw) | Err((raw, _)) => {
+                if std::mem::replace(&mut self.call_refused, true) {
+                    return self.finish(AttemptEnd::TurnBudget);
+                }
+                (raw, prompt::no_more_calls(self.options.max_turns))
+            }
+        };
+        self.steps.push(Step::NotRun(raw));
+        self.show(&answer)
     }
 
-    /// Puts an output block into the model's turn, or, where it has ended that turn, into a user turn.
+    /// Gives the model an output in the form of its protocol.
     fn show(&mut self, output: &str) -> Action {
-        if self.turn_ended {
-            let text = self.protocol.format_output(output, true);
-            self.steps.push(Step::User(text.clone()));
-            return Action::Ask(text);
+        let turn_ended = self.turn_ended;
+        match self.protocol.reply(&self.called, output, turn_ended, self.ends_line) {
+            Reply::Text(text) => {
+                self.steps.push(Step::Result(output.to_string()));
+                Action::Say(text)
+            }
+            Reply::User(text) => self.ask(text),
+            Reply::Result { tool, text } => {
+                self.steps.push(Step::Result(text.clone()));
+                Action::Return { tool, output: text, turn_ended }
+            }
         }
-        let fresh_line =
-            self.steps.iter().rev().find_map(|s| if let Step::Text(t) = s { Some(t.ends_with('\n')) } else { None });
-        let text = self.protocol.format_output(output, fresh_line.unwrap_or(true));
-        self.steps.push(Step::Shown(text.clone()));
-        Action::Say(text)
+    }
+
+    fn ask(&mut self, text: String) -> Action {
+        self.steps.push(Step::User(text.clone()));
+        if self.protocol.forgets_thinking() { Action::Reopen(self.messages()) } else { Action::Ask(text) }
     }
 
     fn ask_for_answer(&mut self) -> Action {
@@ -315,9 +389,36 @@ impl Attempt {
             return self.finish(if spent { AttemptEnd::TokenBudget } else { AttemptEnd::NoAnswer });
         }
         self.nudged = true;
-        let text = prompt::nudge(self.options.answer_range, self.rejected.last().map(String::as_str));
-        self.steps.push(Step::User(text.clone()));
-        Action::Ask(text)
+        self.ask(prompt::nudge(self.options.answer_range, self.rejected.last().map(String::as_str)))
+    }
+
+    /// Everything after the opening as messages.
+    fn messages(&self) -> Vec<Message> {
+        let mut messages = Vec::new();
+        let mut said = Message::new("assistant", "");
+        let say = |said: &mut Message, messages: &mut Vec<Message>| {
+            let message = std::mem::replace(said, Message::new("assistant", ""));
+            if message != *said {
+                messages.push(message);
+            }
+        };
+        for step in &self.steps {
+            match step {
+                Step::Thought(text) => said.thinking.push_str(text),
+                Step::Text(text) => said.content.push_str(text),
+                Step::Call { code, .. } | Step::NotRun(code) => {
+                    said.tool_calls.push(ToolCall { name: TOOL.to_string(), arguments: code.as_str().into() });
+                    say(&mut said, &mut messages);
+                }
+                Step::Result(text) => messages.push(Message::new("tool", text.as_str())),
+                Step::User(text) => {
+                    say(&mut said, &mut messages);
+                    messages.push(Message::new("user", text.as_str()));
+                }
+            }
+        }
+        say(&mut said, &mut messages);
+        messages
     }
 }
 

@@ -1,4 +1,5 @@
-//! From a problem to an answer: `problem` (files) → `prompt` → `rollout` (attempts in one batch, Python beside it) →
+//! From a problem to an answer: `problem` (files) → `prompt` → `rollout` (attempts in one batch, Python beside it; how
+//! a model calls it is `protocol`) →
 //! `answer` → `vote` → `run` (the whole set, submission, transcripts, report).
 //!
 //! The solver knows models only through the trait [`LanguageModel`] and Python only through [`Interpreter`]; it knows
@@ -7,6 +8,7 @@
 
 pub mod answer;
 pub mod attempt;
+pub mod conversation;
 pub mod integer;
 pub mod local;
 pub mod model;
@@ -25,10 +27,12 @@ pub mod transcript;
 pub mod vote;
 
 pub use answer::AnswerRange;
+pub use conversation::ChatSettings;
 pub use local::LocalModel;
 pub use model::{LanguageModel, Message, ModelError, Sampling};
 pub use options::{SolverOptions, StopRule};
 pub use problem::{Problem, ProblemError, ProblemSet, demo_set};
+pub use protocol::Protocol;
 pub use report::{ProblemReport, RunEnd, RunReport};
 pub use rollout::{CancelToken, SolveEvent};
 pub use run::{Outputs, RunError, RunEvent, run};

@@ -7,7 +7,8 @@
 use std::fmt::Debug;
 use std::hash::Hash;
 
-pub use engine::chat::Message;
+use engine::chat::harmony::HarmonyError;
+pub use engine::chat::{Message, ToolCall};
 use serde::Serialize;
 
 /// A language model that serves many sequences, one batch a step.
@@ -25,7 +26,10 @@ pub trait LanguageModel {
     /// What follows an assistant's turn that the model has ended itself: the rest of the turn's closing, a user turn
     /// that says `user`, the opening of the next assistant turn.
     fn render_follow_up(&self, user: &str) -> Result<Rendered, ModelError>;
-    /// Plain text to tokens; control tokens that the text spells stay text.
+    /// A tool's turn with its output, and the opening of the assistant's next one. `turn_ended`: the model has ended its
+    /// turn itself; otherwise that is done here.
+    fn render_result(&self, tool: &str, output: &str, turn_ended: bool) -> Result<Rendered, ModelError>;
+    /// Plain text to tokens; special tokens that the text spells stay text.
     fn tokenize_text(&self, text: &str) -> Vec<u32>;
     /// Begins a sequence. Refuses a prompt that doesn't fit and a sequence too many.
     fn start(&mut self, prompt: &[u32], sampling: &Sampling) -> Result<Self::Seq, ModelError>;
@@ -92,6 +96,8 @@ pub struct ModelEvent<Seq> {
     pub seq: Seq,
     /// Text that became complete with it; may be empty.
     pub text: String,
+    /// Its name where it is a control token, which comes after the text.
+    pub control: Option<String>,
     /// Natural logarithm of its probability.
     pub logprob: f32,
     /// Set on the last token of a turn.
@@ -114,6 +120,12 @@ pub enum ModelError {
     /// From the engine.
     #[error(transparent)]
     Engine(#[from] engine::Error),
+    /// The conversation doesn't fit Harmony, or the model doesn't speak it.
+    #[error(transparent)]
+    Harmony(#[from] HarmonyError),
+    /// The template and the protocol know no reasoning effort.
+    #[error("this model can't be told how long to think: only Harmony models and templates with reasoning_effort can")]
+    NoReasoningEffort,
     /// More tokens than the context holds.
     #[error("{tokens} tokens don't fit: the context holds {room}")]
     TooLong {

@@ -3,15 +3,21 @@
 //! Owns no behaviour. The command line fills a [`SolverOptions`]; reports store it whole, so that a run can be
 //! repeated. Each limit is a hard bound: what a model writes can't stretch it.
 
+use engine::chat::harmony::ReasoningEffort;
 use sandbox::Limits;
 use serde::{Serialize, Serializer};
 
 use crate::answer::AnswerRange;
 use crate::model::Sampling;
+use crate::protocol::Protocol;
 
 /// How a run is carried out.
 #[derive(Debug, Clone, Serialize)]
 pub struct SolverOptions {
+    /// How the model calls Python. Default [`Protocol::Fenced`].
+    pub protocol: Protocol,
+    /// How long the model is asked to think, where it can be asked. Default: as the model has it.
+    pub reasoning: Option<ReasoningEffort>,
     /// Attempts per problem. Default 4.
     pub attempts: usize,
     /// Answers that count. Default `0..99999`.
@@ -42,6 +48,8 @@ pub struct SolverOptions {
 impl Default for SolverOptions {
     fn default() -> Self {
         SolverOptions {
+            protocol: Protocol::default(),
+            reasoning: None,
             attempts: 4,
             answer_range: AnswerRange::default(),
             default_answer: 0,

@@ -13,7 +13,7 @@ use sandbox::Outcome;
 use serde::Serialize;
 
 use crate::attempt::{Action, Attempt, AttemptEnd, MIN_ANSWER_TOKENS};
-use crate::model::{LanguageModel, ModelError, ModelEvent, Sampling};
+use crate::model::{LanguageModel, Message, ModelError, ModelEvent, Rendered, Sampling};
 use crate::options::{SolverOptions, StopRule, attempt_seed};
 use crate::problem::Problem;
 use crate::prompt;
@@ -147,6 +147,7 @@ impl<M: LanguageModel> Solver<'_, M> {
         let mut work = Work {
             model: self.model,
             options,
+            opening: prompt::opening(&problem.text, options),
             workers: Workers::new(Arc::clone(&self.python), options.python, seeds),
             attempts,
             waiting: (0..options.attempts).collect(),
@@ -157,7 +158,7 @@ impl<M: LanguageModel> Solver<'_, M> {
             started,
             observer,
         };
-        let stop = work.run(problem, deadline, &self.cancel);
+        let stop = work.run(deadline, &self.cancel);
         let (stop, fault) = match stop {
             Ok(stop) => (stop, None),
             Err(fault) => (ProblemStop::Fault, Some(fault)),
@@ -181,6 +182,8 @@ impl<M: LanguageModel> Solver<'_, M> {
 struct Work<'w, M: LanguageModel> {
     model: &'w mut M,
     options: &'w SolverOptions,
+    /// What every attempt begins with.
+    opening: Vec<Message>,
     workers: Workers,
     attempts: Vec<Attempt>,
     /// Attempts that have no sequence yet.
@@ -195,13 +198,8 @@ struct Work<'w, M: LanguageModel> {
 }
 
 impl<M: LanguageModel> Work<'_, M> {
-    fn run(
-        &mut self,
-        problem: &Problem,
-        deadline: Option<Instant>,
-        cancel: &CancelToken,
-    ) -> Result<ProblemStop, ModelError> {
-        let prompt = self.model.render_chat(&prompt::opening(&problem.text, self.options))?;
+    fn run(&mut self, deadline: Option<Instant>, cancel: &CancelToken) -> Result<ProblemStop, ModelError> {
+        let prompt = self.model.render_chat(&self.opening)?;
         loop {
             if cancel.is_cancelled() {
                 return Ok(ProblemStop::Cancelled);
@@ -250,7 +248,7 @@ impl<M: LanguageModel> Work<'_, M> {
         let Some(&i) = self.live.get(&event.seq) else { return };
         self.rate.count();
         (self.observer)(SolveEvent::Text { attempt: i + 1, text: &event.text });
-        let mut action = self.attempts[i].on_token(&event.text, event.logprob);
+        let mut action = self.attempts[i].on_token(&event.text, event.control.as_deref(), event.logprob);
         if let (Action::Continue, Some(end)) = (&action, event.end) {
             action = self.attempts[i].on_turn_end(end);
         }
@@ -289,17 +287,37 @@ impl<M: LanguageModel> Work<'_, M> {
                     }
                 })
             }
-            Action::Ask(text) => self.model.render_follow_up(&text).and_then(|turn| {
-                let fits = self.append(i, seq, &turn.tokens)?;
-                if fits {
-                    self.attempts[i].turn_opened(turn.tokens.len(), turn.opens_thought);
-                }
-                Ok(())
-            }),
+            Action::Ask(text) => self.model.render_follow_up(&text).and_then(|turn| self.open_turn(i, seq, &turn)),
+            Action::Return { tool, output, turn_ended } => {
+                let turn = self.model.render_result(&tool, &output, turn_ended);
+                turn.and_then(|turn| self.open_turn(i, seq, &turn))
+            }
+            Action::Reopen(turns) => self.reopen(i, seq, &turns),
         };
         if let Err(error) = result {
             self.end(i, AttemptEnd::Error { message: error.to_string() });
         }
+    }
+
+    fn open_turn(&mut self, i: usize, seq: M::Seq, turn: &Rendered) -> Result<(), ModelError> {
+        if self.append(i, seq, &turn.tokens)? {
+            self.attempts[i].turn_opened(turn.tokens.len(), turn.opens_thought);
+        }
+        Ok(())
+    }
+
+    /// Puts a sequence with the conversation so far, as the model is to see it now, in place of an attempt's own.
+    fn reopen(&mut self, i: usize, seq: M::Seq, turns: &[Message]) -> Result<(), ModelError> {
+        let prompt = self.model.render_chat(&[&self.opening, turns].concat())?;
+        self.seqs[i] = None;
+        self.live.remove(&seq);
+        self.model.release(seq);
+        let sampling = Sampling { seed: self.attempts[i].seed, ..self.options.sampling };
+        let seq = self.model.start(&prompt.tokens, &sampling)?;
+        self.seqs[i] = Some(seq);
+        self.live.insert(seq, i);
+        self.attempts[i].turn_opened(prompt.tokens.len(), prompt.opens_thought);
+        Ok(())
     }
 
     /// Appends where an answer would still fit after it; otherwise the attempt ends.

@@ -51,8 +51,14 @@ impl Script {
 }
 
 /// Follows a script per sequence, in the order in which sequences are started.
+///
+/// Where it has control tokens, a script spells them: each is one token, and those that end a turn end it where they
+/// stand. What the script has after them is not written.
 #[derive(Debug)]
 pub struct ScriptedModel {
+    controls: Vec<&'static str>,
+    turn_ends: Vec<&'static str>,
+    opens_thought: bool,
     scripts: VecDeque<Script>,
     seqs: Vec<ScriptedSeq>,
     n_seq: usize,
@@ -83,6 +89,9 @@ impl ScriptedModel {
     /// One script for each sequence that will be started; 64 sequences of a million tokens, tokens of 3 characters.
     pub fn new(scripts: impl IntoIterator<Item = Script>) -> ScriptedModel {
         ScriptedModel {
+            controls: Vec::new(),
+            turn_ends: Vec::new(),
+            opens_thought: false,
             scripts: scripts.into_iter().collect(),
             seqs: Vec::new(),
             n_seq: 64,
@@ -108,6 +117,16 @@ impl ScriptedModel {
     /// Tokens of 1 to `max_piece_chars` characters, drawn from `seed`.
     pub fn with_split(self, max_piece_chars: usize, seed: u64) -> ScriptedModel {
         ScriptedModel { max_piece_chars, split_state: seed, ..self }
+    }
+
+    /// With these control tokens; `turn_ends` are those among them that end a turn.
+    pub fn with_controls(self, controls: &[&'static str], turn_ends: &[&'static str]) -> ScriptedModel {
+        ScriptedModel { controls: controls.to_vec(), turn_ends: turn_ends.to_vec(), ..self }
+    }
+
+    /// With a template that opens a thought at the beginning of each turn.
+    pub fn opening_thoughts(self) -> ScriptedModel {
+        ScriptedModel { opens_thought: true, ..self }
     }
 
     /// Fails at the n-th step, from 1, and ever after.
@@ -146,6 +165,21 @@ impl ScriptedModel {
         1 + (self.split_state >> 33) as usize % self.max_piece_chars
     }
 
+    fn rendered(&self, text: &str) -> Rendered {
+        Rendered { tokens: tokens(text), opens_thought: self.opens_thought }
+    }
+
+    /// The next token of a script: a control token, or up to `n_chars` of the text before the next one.
+    fn next_token<'s>(&self, rest: &'s str, n_chars: usize) -> (&'s str, bool) {
+        let starts = |at: &usize| self.controls.iter().find(|c| rest[*at..].starts_with(**c));
+        if let Some(control) = starts(&0) {
+            return (&rest[..control.len()], true);
+        }
+        let mut ends = rest.char_indices().map(|(at, _)| at).skip(1).chain([rest.len()]);
+        let end = ends.by_ref().enumerate().find(|(n, at)| n + 1 == n_chars || starts(at).is_some());
+        (&rest[..end.map_or(rest.len(), |(_, at)| at)], false)
+    }
+
     fn live(&mut self, seq: usize) -> &mut ScriptedSeq {
         let entry = &mut self.seqs[seq];
         assert!(!entry.released, "sequence {seq} was released");
@@ -173,13 +207,22 @@ impl LanguageModel for ScriptedModel {
     }
 
     fn render_chat(&self, messages: &[Message]) -> Result<Rendered, ModelError> {
-        let turns: String = messages.iter().map(|m| format!("<|{}|>\n{}<|end|>\n", m.role, m.content)).collect();
-        Ok(Rendered { tokens: tokens(&format!("{turns}<|assistant|>\n")), opens_thought: false })
+        let turn = |m: &Message| {
+            let calls: String = m.tool_calls.iter().map(|c| format!("[calls {} {}]", c.name, c.arguments)).collect();
+            let thought = if m.thinking.is_empty() { String::new() } else { format!("[thought {}]", m.thinking) };
+            format!("<|{}|>\n{thought}{}{calls}<|end|>\n", m.role, m.content)
+        };
+        let turns: String = messages.iter().map(turn).collect();
+        Ok(self.rendered(&format!("{turns}<|assistant|>\n")))
     }
 
     fn render_follow_up(&self, user: &str) -> Result<Rendered, ModelError> {
-        let text = format!("<|end|>\n<|user|>\n{user}<|end|>\n<|assistant|>\n");
-        Ok(Rendered { tokens: tokens(&text), opens_thought: false })
+        Ok(self.rendered(&format!("<|end|>\n<|user|>\n{user}<|end|>\n<|assistant|>\n")))
+    }
+
+    fn render_result(&self, tool: &str, output: &str, turn_ended: bool) -> Result<Rendered, ModelError> {
+        let end = if turn_ended { "" } else { "[cut]" };
+        Ok(self.rendered(&format!("{end}<|end|>\n<|tool {tool}|>\n{output}<|end|>\n<|assistant|>\n")))
     }
 
     fn tokenize_text(&self, text: &str) -> Vec<u32> {
@@ -260,17 +303,22 @@ impl LanguageModel for ScriptedModel {
             if entry.endless && entry.turns.is_empty() && entry.at == entry.turn.len() {
                 entry.at = 0;
             }
-            let text: String = entry.turn[entry.at..].chars().take(n_chars).collect();
-            entry.at += text.len();
-            entry.text += &text;
-            entry.n_tokens += 1;
+            let entry = &self.seqs[seq];
+            let (token, is_control) = self.next_token(&entry.turn[entry.at..], n_chars);
+            let token = token.to_string();
             let end = match () {
-                _ if text.is_empty() => Some(TurnEnd::EndOfTurn),
+                _ if token.is_empty() || self.turn_ends.contains(&token.as_str()) => Some(TurnEnd::EndOfTurn),
                 _ if room <= 1 => Some(TurnEnd::ContextFull),
                 _ => None,
             };
+            let entry = &mut self.seqs[seq];
+            entry.at += token.len();
+            entry.text += &token;
+            entry.n_tokens += 1;
             entry.running = end.is_none();
-            events.push(ModelEvent { seq, text, logprob: entry.logprob, end });
+            let logprob = entry.logprob;
+            let (text, control) = if is_control { (String::new(), Some(token)) } else { (token, None) };
+            events.push(ModelEvent { seq, text, control, logprob, end });
         }
         self.largest_batch = self.largest_batch.max(events.len());
         Ok(events)

@@ -1,7 +1,7 @@
 //! A transcript per attempt, as Markdown: the prompt, what the model wrote, what its code gave, how it ended.
 //!
-//! The model's text goes in as it is. File names are made from problem ids, which may be anything: what is no plain
-//! file name is replaced, and the problem's position keeps names apart. Called by `run`.
+//! What the model said goes in as it is, its thoughts as quotations. File names are made from problem ids, which may be
+//! anything: what is no plain file name is replaced, and the problem's position keeps names apart. Called by `run`.
 
 use std::fmt::Write;
 
@@ -51,22 +51,48 @@ fn write_all(out: &mut String, problem: &Problem, prompt: &[Message], attempt: &
     }
     writeln!(out, "\n## assistant\n")?;
     for step in &attempt.steps {
-        match step {
-            Step::Text(text) | Step::Shown(text) => out.push_str(text),
-            Step::User(text) => write!(out, "\n\n## user\n\n{text}\n\n## assistant\n\n")?,
-            Step::Call { outcome, .. } => {
-                let left_out = match outcome.truncated_bytes {
-                    0 => String::new(),
-                    n => format!(", {n} bytes of output left out"),
-                };
-                write!(out, "\n\n> Python: {} in {} ms{left_out}\n", status_name(&outcome.status), outcome.elapsed_ms)?;
-            }
+        write_step(out, step)?;
+    }
+    fresh_line(out);
+    Ok(())
+}
+
+/// Thoughts are quoted, so that they can't be taken for what was said.
+fn write_step(out: &mut String, step: &Step) -> std::fmt::Result {
+    match step {
+        Step::Text(text) => out.push_str(text),
+        Step::Thought(text) => {
+            fresh_line(out);
+            out.push_str("\n> **thinking**\n>\n");
+            text.trim().lines().try_for_each(|line| writeln!(out, "> {line}"))?;
+            out.push('\n');
+        }
+        Step::User(text) => write!(out, "\n\n## user\n\n{text}\n\n## assistant\n\n")?,
+        Step::Result(text) => {
+            fresh_line(out);
+            writeln!(out, "```output\n{}\n```", text.trim_end())?;
+        }
+        Step::NotRun(code) => {
+            fresh_line(out);
+            write!(out, "```\n{code}\n```\n\n> Python: not run\n")?;
+        }
+        Step::Call { code, outcome } => {
+            fresh_line(out);
+            let left_out = match outcome.truncated_bytes {
+                0 => String::new(),
+                n => format!(", {n} bytes of output left out"),
+            };
+            let status = status_name(&outcome.status);
+            write!(out, "```python\n{code}\n```\n\n> Python: {status} in {} ms{left_out}\n", outcome.elapsed_ms)?;
         }
     }
+    Ok(())
+}
+
+fn fresh_line(out: &mut String) {
     if !out.ends_with('\n') {
         out.push('\n');
     }
-    Ok(())
 }
 
 /// A status in a few words.

@@ -4,15 +4,20 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use engine::Engine;
+use engine::chat::harmony::ReasoningEffort;
+use engine::chat::{ChatTemplate, Clock};
+use engine::gguf::GgufFile;
 use engine::scheduler::{EndReason, Event, Scheduler};
 use serde_json::json;
 use solver::local::LocalModel;
-use solver::{LanguageModel, Message};
+use solver::protocol::Reader;
+use solver::{ChatSettings, LanguageModel, Message, Protocol};
 
-use crate::args::{ModelArgs, SamplingArgs, at_least_one};
+use crate::args::{ModelArgs, SamplingArgs, at_least_one, reasoning_effort};
 use crate::commands::read_text;
 use crate::failure::Failure;
 use crate::load;
+use crate::thoughts::Transcriber;
 
 /// Arguments of `generate`.
 #[derive(Debug, clap::Args)]
@@ -34,6 +39,9 @@ pub struct Args {
     /// A system message before the user's
     #[arg(long, value_name = "TEXT", requires = "chat")]
     system: Option<String>,
+    /// How long the model is asked to think, where it can be asked
+    #[arg(long, value_name = "EFFORT", requires = "chat", value_parser = reasoning_effort())]
+    reasoning: Option<ReasoningEffort>,
     /// Control tokens that the text spells become control tokens
     #[arg(long, conflicts_with = "chat")]
     parse_special: bool,
@@ -56,15 +64,28 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
         (None, None) => return Err(Failure::Usage("give a text with -p or -f".to_owned())),
     };
     let failed = |e: engine::Error| Failure::engine(&args.model.model, &e);
-    let (mut scheduler, prompt) = prompt_tokens(args, load::load(&args.model, 1, quiet)?, &text)?;
-    let seq = scheduler.start(&prompt, &args.sampling.params(args.logprobs)).map_err(|e| failed(e.into()))?;
+    if args.chat {
+        check_chat(args)?;
+    }
+    let Prompt { mut scheduler, tokens, reader } = prompt(args, load::load(&args.model, 1, quiet)?, &text)?;
+    let seq = scheduler.start(&tokens, &args.sampling.params(args.logprobs)).map_err(|e| failed(e.into()))?;
+    let mut transcriber = reader.map(|reader| Transcriber::new(reader, !args.json));
     let mut events = Vec::new();
     let mut finish = "length";
     'steps: while scheduler.has_work() {
         for event in scheduler.step().map_err(failed)? {
-            if !args.json {
-                write!(out, "{}", event.text)?;
-                out.flush()?;
+            match &mut transcriber {
+                Some(transcriber) => {
+                    let tokenizer = scheduler.engine().tokenizer();
+                    let is_control = tokenizer.is_control(event.token);
+                    let control = is_control.then(|| tokenizer.decode(&[event.token], true));
+                    transcriber.push(&event.text, control.as_deref(), out)?;
+                }
+                None if !args.json => {
+                    write!(out, "{}", event.text)?;
+                    out.flush()?;
+                }
+                None => {}
             }
             let end = event.end;
             events.push(event);
@@ -79,9 +100,17 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
     }
     scheduler.release(seq);
     let stats = scheduler.stats();
+    if let Some(transcriber) = &mut transcriber {
+        transcriber.finish(out)?;
+    }
     if args.json {
+        let (text, thinking) = match transcriber {
+            Some(said) => (said.text, Some(said.thinking)),
+            None => (events.iter().map(|e| e.text.as_str()).collect(), None),
+        };
         let value = json!({
-            "text": events.iter().map(|e| e.text.as_str()).collect::<String>(),
+            "text": text,
+            "thinking": thinking,
             "tokens": events.iter().map(|e| e.token).collect::<Vec<_>>(),
             "logprobs": events.iter().map(|e| logprob_entry(e, args.logprobs)).collect::<Vec<_>>(),
             "finish_reason": finish,
@@ -108,24 +137,55 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
     Ok(())
 }
 
-/// The prompt's tokens. A conversation is rendered by the solver, which keeps contents from spelling control tokens.
-fn prompt_tokens(args: &Args, engine: Engine, text: &str) -> Result<(Scheduler, Vec<u32>), Failure> {
-    if !args.chat {
-        let tokens = engine.tokenizer().encode_with_bos(text, args.parse_special);
-        return Ok((Scheduler::new(engine), tokens));
-    }
+/// A prompt and what it is computed with.
+struct Prompt {
+    scheduler: Scheduler,
+    tokens: Vec<u32>,
+    /// Tells thinking from the answer in a conversation.
+    reader: Option<Reader>,
+}
+
+/// What the file's header tells about whether the model takes this conversation.
+fn check_chat(args: &Args) -> Result<(), Failure> {
     let path = &args.model.model;
-    if engine.chat_template().is_none() {
+    let file = load::open(path)?;
+    let tokenizer = load::tokenizer(&file)?;
+    let template =
+        ChatTemplate::from_gguf(file.metadata(), &tokenizer).map_err(|e| Failure::engine(path, &e.into()))?;
+    let settings = chat_settings(args, &file);
+    if template.is_none() && settings.protocol != Protocol::Harmony {
         return Err(Failure::new(
             format!("{}: holds no chat template", path.display()),
             "leave --chat out to continue plain text",
         ));
     }
+    settings.check(&tokenizer, template.as_ref()).map_err(|e| load::chat_failure(path, &e))
+}
+
+fn chat_settings(args: &Args, file: &GgufFile) -> ChatSettings {
+    ChatSettings {
+        protocol: Protocol::of_model(file.metadata()).protocol,
+        effort: args.reasoning,
+        python: None,
+        date: Some(Clock::System.today()),
+    }
+}
+
+/// A conversation is rendered by the solver, which keeps contents from spelling control tokens.
+fn prompt(args: &Args, engine: Engine, text: &str) -> Result<Prompt, Failure> {
+    if !args.chat {
+        let tokens = engine.tokenizer().encode_with_bos(text, args.parse_special);
+        return Ok(Prompt { scheduler: Scheduler::new(engine), tokens, reader: None });
+    }
+    let failed = |e| load::chat_failure(&args.model.model, &e);
     let system = args.system.as_deref().map(|s| Message::new("system", s));
     let messages: Vec<Message> = system.into_iter().chain([Message::new("user", text)]).collect();
-    let model = LocalModel::new(Scheduler::new(engine));
-    let rendered = model.render_chat(&messages).map_err(|e| Failure::plain(format!("{}: {e}", path.display())))?;
-    Ok((model.into_scheduler(), rendered.tokens))
+    let settings = chat_settings(args, engine.gguf());
+    let protocol = settings.protocol;
+    let model = LocalModel::new(Scheduler::new(engine)).with_chat(settings).map_err(failed)?;
+    let rendered = model.render_chat(&messages).map_err(failed)?;
+    let reader = Some(protocol.plain_reader(rendered.opens_thought));
+    Ok(Prompt { scheduler: model.into_scheduler(), tokens: rendered.tokens, reader })
 }
 
 fn finish_reason(end: EndReason) -> &'static str {

@@ -12,16 +12,18 @@ use std::time::Instant;
 
 use clap::ValueEnum;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use engine::chat::ChatTemplate;
+use engine::chat::harmony::ReasoningEffort;
 use engine::model::Config;
 use engine::scheduler::Scheduler;
 use sandbox::Limits;
 use solver::local::LocalModel;
 use solver::{
-    AnswerRange, CancelToken, Outputs, ProblemReport, ProblemSet, RunEnd, RunError, RunReport, Sampling, SolverOptions,
-    StopRule, demo_set,
+    AnswerRange, CancelToken, ChatSettings, Outputs, ProblemReport, ProblemSet, Protocol, RunEnd, RunError, RunReport,
+    Sampling, SolverOptions, StopRule, demo_set,
 };
 
-use crate::args::{ModelArgs, SamplingArgs, at_least_one, seconds};
+use crate::args::{ModelArgs, SamplingArgs, at_least_one, protocol, reasoning_effort, seconds};
 use crate::commands::python::load_python;
 use crate::failure::Failure;
 use crate::load;
@@ -65,6 +67,12 @@ pub struct Args {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Solving")]
 struct SolvingArgs {
+    /// How the model calls Python; without it the model file decides (`aimo-engine info` shows what)
+    #[arg(long, value_name = "NAME", value_parser = protocol())]
+    protocol: Option<Protocol>,
+    /// How long the model is asked to think, where it can be asked
+    #[arg(long, value_name = "EFFORT", value_parser = reasoning_effort())]
+    reasoning: Option<ReasoningEffort>,
     /// Attempts per problem, which vote
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = at_least_one)]
     attempts: usize,
@@ -121,6 +129,7 @@ impl Args {
         let (s, sampling) = (&self.solving, &self.sampling);
         let defaults = SolverOptions::default();
         let options = SolverOptions {
+            reasoning: s.reasoning,
             attempts: s.attempts,
             answer_range: s.answer_range,
             default_answer: s.default_answer,
@@ -153,9 +162,9 @@ impl Args {
 /// Runs the command.
 pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure> {
     let started = Instant::now();
-    let options = args.options()?;
+    let mut options = args.options()?;
     let problems = args.problem_set(&options)?;
-    check_model(args)?;
+    options.protocol = check_model(args)?;
     if let Some(path) = &args.output {
         // The default folder of transcripts would otherwise make it.
         check_folder_of(path)?;
@@ -169,7 +178,8 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
     let parallel = args.solving.parallel.unwrap_or(DEFAULT_PARALLEL).min(options.attempts);
     let engine = load::load(&args.model, parallel, quiet)?;
     let backend = engine.backend_name();
-    let mut model = LocalModel::new(Scheduler::new(engine));
+    let model = LocalModel::new(Scheduler::new(engine)).with_chat(chat_settings(&options));
+    let mut model = model.map_err(|e| load::chat_failure(&args.model.model, &e))?;
     let mut progress = Progress::new(problems.problems.len(), options.run_time_ms, started, quiet);
     let report =
         solver::run(&mut model, python, &problems, &options, outputs, &cancel, &mut |event| progress.show(&event));
@@ -214,12 +224,24 @@ fn check_folder_of(path: &Path) -> Result<(), Failure> {
     Err(Failure::new(message, "make the folder, or choose another path with -o"))
 }
 
-/// What the header tells about whether the model can be run, before any output file is touched.
-fn check_model(args: &Args) -> Result<(), Failure> {
+/// What the header tells about whether the model can be run, before any output file is touched. Gives its protocol.
+fn check_model(args: &Args) -> Result<Protocol, Failure> {
     let path = &args.model.model;
     let file = load::open(path)?;
     Config::from_gguf(&file).map_err(|e| Failure::engine(path, &e.into()))?;
-    load::tokenizer(&file).map(|_| ())
+    let tokenizer = load::tokenizer(&file)?;
+    let template =
+        ChatTemplate::from_gguf(file.metadata(), &tokenizer).map_err(|e| Failure::engine(path, &e.into()))?;
+    let protocol = args.solving.protocol.unwrap_or_else(|| Protocol::of_model(file.metadata()).protocol);
+    let settings = ChatSettings { protocol, effort: args.solving.reasoning, ..ChatSettings::default() };
+    settings.check(&tokenizer, template.as_ref()).map_err(|e| load::chat_failure(path, &e))?;
+    Ok(protocol)
+}
+
+/// How the model is talked to. It isn't told the date: the same seed is to give the same tokens tomorrow.
+fn chat_settings(options: &SolverOptions) -> ChatSettings {
+    let python = Some(solver::prompt::python_tool(options));
+    ChatSettings { protocol: options.protocol, effort: options.reasoning, python, date: None }
 }
 
 /// Cancels on the first interrupt, ends the program on the second.

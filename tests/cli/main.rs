@@ -5,6 +5,7 @@
 
 mod files;
 mod golden;
+mod protocols;
 mod python;
 mod real_model;
 mod run;

@@ -25,11 +25,13 @@ pub struct Tiny<'a> {
     pub architecture: &'a str,
     pub pre_tokenizer: &'a str,
     pub with_template: bool,
+    /// Control tokens beside those of ChatML.
+    pub more_controls: &'a [&'a str],
 }
 
 impl Default for Tiny<'_> {
     fn default() -> Self {
-        Tiny { architecture: "qwen2", pre_tokenizer: "qwen2", with_template: true }
+        Tiny { architecture: "qwen2", pre_tokenizer: "qwen2", with_template: true, more_controls: &[] }
     }
 }
 
@@ -43,7 +45,7 @@ impl Tiny<'_> {
 
     /// The model's file.
     pub fn bytes(&self) -> Vec<u8> {
-        let (tokens, types) = vocabulary();
+        let (tokens, types) = vocabulary(self.more_controls);
         let n_vocab = tokens.len() as u64;
         let end = tokens.iter().position(|t| t == "<|im_end|>").expect("it is in the vocabulary") as u32;
         let arch = self.architecture;
@@ -89,9 +91,9 @@ impl Tiny<'_> {
     }
 }
 
-/// One token per byte in GPT-2's printable spelling, one merge, and the control tokens of ChatML; with their types
-/// (1 = normal, 3 = control).
-fn vocabulary() -> (Vec<String>, Vec<i32>) {
+/// One token per byte in GPT-2's printable spelling, one merge, and the control tokens of ChatML and others; with their
+/// types (1 = normal, 3 = control).
+fn vocabulary(more_controls: &[&str]) -> (Vec<String>, Vec<i32>) {
     let printable = |b: u32| (33..=126).contains(&b) || (161..=172).contains(&b) || (174..=255).contains(&b);
     let mut next = 256;
     let mut tokens: Vec<String> = (0..256u32)
@@ -107,8 +109,8 @@ fn vocabulary() -> (Vec<String>, Vec<i32>) {
         .collect();
     tokens.push("ab".to_owned());
     let mut types = vec![1; tokens.len()];
-    for control in ["<|endoftext|>", "<|im_start|>", "<|im_end|>"] {
-        tokens.push(control.to_owned());
+    for control in ["<|endoftext|>", "<|im_start|>", "<|im_end|>"].iter().chain(more_controls) {
+        tokens.push((*control).to_owned());
         types.push(3);
     }
     (tokens, types)

@@ -33,6 +33,9 @@ fn wrong_arguments_end_with_status_2() {
     aimo(["run", "-m", "m.gguf", "p.csv", "--demo"]).refuses_usage("--demo");
     aimo(["run", "-m", "m.gguf", "p.csv", "-o", "s.csv", "--answer-range", "9..1"]).refuses_usage("9");
     aimo(["run", "-m", "m.gguf", "p.csv", "-o", "s.csv", "--attempts", "0"]).refuses_usage("at least 1");
+    aimo(["run", "-m", "m.gguf", "p.csv", "--protocol", "react"]).refuses_usage("output-fence");
+    aimo(["run", "-m", "m.gguf", "p.csv", "--reasoning", "max"]).refuses_usage("medium");
+    aimo(["generate", "-m", "m.gguf", "-p", "x", "--reasoning", "low"]).refuses_usage("--chat");
 }
 
 #[test]

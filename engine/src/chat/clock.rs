@@ -24,6 +24,11 @@ impl Clock {
         environment.add_function("strftime_now", move |format: &str| self.strftime(format));
     }
 
+    /// Today, as `2025-08-05`.
+    pub fn today(self) -> String {
+        self.strftime("%Y-%m-%d").expect("every day has a date")
+    }
+
     fn strftime(self, format: &str) -> Result<String, Error> {
         let refuse = |e: jiff::Error| Error::new(ErrorKind::InvalidOperation, format!("strftime_now({format:?}): {e}"));
         let now = match self {

@@ -8,6 +8,7 @@
 //! for. Called by the engine (once, at load) and by whoever makes prompts.
 
 mod clock;
+pub mod harmony;
 mod json;
 mod methods;
 
@@ -48,12 +49,49 @@ pub struct Message {
     pub role: String,
     /// The text.
     pub content: String,
+    /// What an assistant thought before it, as templates know it by `thinking` or `reasoning_content`; empty = nothing.
+    pub thinking: String,
+    /// Tools that an assistant's message calls.
+    pub tool_calls: Vec<ToolCall>,
+}
+
+/// A call of a tool in an assistant's message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToolCall {
+    /// The tool.
+    pub name: String,
+    /// Its arguments: an object for tools with a schema, a string for those that take text.
+    pub arguments: serde_json::Value,
 }
 
 impl Message {
     /// A message of that role.
     pub fn new(role: &str, content: impl Into<String>) -> Message {
-        Message { role: role.to_owned(), content: content.into() }
+        Message { role: role.to_owned(), content: content.into(), thinking: String::new(), tool_calls: Vec::new() }
+    }
+
+    /// The message as templates see it. What is empty is left out, since templates ask what there is.
+    fn to_value(&self) -> Value {
+        let mut fields = vec![("role", Value::from(self.role.as_str())), ("content", self.content.as_str().into())];
+        if !self.thinking.is_empty() {
+            fields.extend(["thinking", "reasoning_content"].map(|key| (key, self.thinking.as_str().into())));
+        }
+        if !self.tool_calls.is_empty() {
+            let function = |call: &ToolCall| {
+                Value::from_pairs([("name", call.name.as_str().into()), ("arguments", json::to_value(&call.arguments))])
+            };
+            let call = |call| Value::from_pairs([("type", Value::from("function")), ("function", function(call))]);
+            fields.push(("tool_calls", self.tool_calls.iter().map(call).collect()));
+        }
+        Value::from_pairs(fields)
+    }
+
+    fn text_bytes(&self) -> usize {
+        let call_bytes = |call: &ToolCall| call.name.len() + call.arguments.to_string().len();
+        self.role.len()
+            + self.content.len()
+            + self.thinking.len()
+            + self.tool_calls.iter().map(call_bytes).sum::<usize>()
     }
 }
 
@@ -129,14 +167,13 @@ impl ChatTemplate {
             }
             other => return Err(ChatError::Extra { found: json::type_name(other) }),
         }
-        let to_map = |m: &Message| Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())]);
         variables.extend([
-            ("messages".to_owned(), messages.iter().map(to_map).collect()),
+            ("messages".to_owned(), messages.iter().map(Message::to_value).collect()),
             ("add_generation_prompt".to_owned(), Value::from(add_generation_prompt)),
             ("bos_token".to_owned(), Value::from(self.bos.as_str())),
             ("eos_token".to_owned(), Value::from(self.eos.as_str())),
         ]);
-        let text_bytes: usize = messages.iter().map(|m| m.role.len() + m.content.len()).sum();
+        let text_bytes: usize = messages.iter().map(Message::text_bytes).sum();
         let fuel = BASE_FUEL + FUEL_PER_MESSAGE * messages.len() as u64 + text_bytes as u64;
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(fuel));

@@ -80,6 +80,13 @@ impl Tokenizer {
         ids
     }
 
+    /// Ids of a text that nobody vouches for: no special token of any kind comes out of it, whatever it spells.
+    pub fn encode_ordinary(&self, text: &str) -> Vec<u32> {
+        let mut ids = Vec::with_capacity(text.len() / 4 + 1);
+        self.encode_plain(text, &mut ids);
+        ids
+    }
+
     /// Ids of a text, after BOS where the file asks for it (`tokenizer.ggml.add_bos_token`; where that is absent, the
     /// `llama-bpe` family has it) and the text doesn't begin with it.
     pub fn encode_with_bos(&self, text: &str, parse_special: bool) -> Vec<u32> {

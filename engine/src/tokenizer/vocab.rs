@@ -43,6 +43,9 @@ const END_TOKENS: [&str; 13] = [
     "<|EOT|>",
 ];
 
+/// Texts of tokens that give Harmony's messages their structure; control tokens like those above.
+const HARMONY_TOKENS: [&str; 4] = ["<|start|>", "<|message|>", "<|channel|>", "<|constrain|>"];
+
 /// Tokens by id and by text.
 pub(super) struct Vocab {
     /// Bytes of all tokens, one after the other.
@@ -169,7 +172,7 @@ impl Vocab {
 
     fn push(&mut self, id: u32, text: &str) -> Result<(), TokenizerError> {
         let kind = &mut self.kinds[id as usize];
-        if END_TOKENS.contains(&text) {
+        if END_TOKENS.contains(&text) || HARMONY_TOKENS.contains(&text) {
             *kind = TokenKind::Control;
         }
         // Only normal tokens are spelled in the byte alphabet. One that isn't is a name like the others.
@@ -196,11 +199,12 @@ impl Vocab {
     fn ends_of_generation(&self, eom: Option<u32>) -> Vec<u32> {
         let by_text = |text: &str| self.id_of(text.as_bytes());
         let mut ids: Vec<u32> = END_TOKENS.into_iter().filter_map(by_text).collect();
-        // In the harmony format `<|end|>` ends a message, after which the model goes on with the next channel.
+        ids.extend([self.eos, self.eot, eom].into_iter().flatten());
+        // In Harmony `<|end|>` ends a message, after which the model goes on with the next channel. Some files
+        // nevertheless name it as the end of a turn.
         if by_text("<|return|>").is_some() && by_text("<|call|>").is_some() {
             ids.retain(|id| Some(*id) != by_text("<|end|>"));
         }
-        ids.extend([self.eos, self.eot, eom].into_iter().flatten());
         ids.sort_unstable();
         ids.dedup();
         ids

@@ -1,46 +1,16 @@
-//! Tool protocols: how a call is recognised in what a model streams, and how its result is written back.
+//! Fenced Python: "```python" … "```", found in streamed text, however it is cut into pieces.
 //!
-//! One protocol so far, fenced Python: a "```python" block, answered by an "```output" block inside the same turn.
-//! [`CallParser`] tells prose from code, however the text is cut into pieces, and reports a call with the closing
-//! fence itself, so a model never gets to make up the output. Called by `attempt`.
+//! [`CallParser`] tells prose from code and reports a block with its closing fence; [`OutputFence`] holds blocks back
+//! until the model opens an "```output" block itself. Called by the readers.
 
-/// How a model calls Python.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Protocol {
-    /// "```python" … "```", then "```output" … "```".
-    #[default]
-    FencedPython,
-}
+use super::thought::held_back;
 
-impl Protocol {
-    /// A parser for text that begins on a fresh line.
-    pub fn parser(self) -> CallParser {
-        match self {
-            Protocol::FencedPython => CallParser::default(),
-        }
-    }
-
-    /// What goes into the model's turn after a call: `fresh_line` says whether its text ended with a line break.
-    pub fn format_output(self, output: &str, fresh_line: bool) -> String {
-        match self {
-            Protocol::FencedPython => {
-                // A fence inside the output would end the block early.
-                let output = output.trim_end().replace("```", "'''");
-                let output = if output.is_empty() { NO_OUTPUT } else { &output };
-                format!("{}```output\n{output}\n```\n", if fresh_line { "" } else { "\n" })
-            }
-        }
-    }
-}
-
-const NO_OUTPUT: &str = "(no output: print the result)";
-
-/// A piece of what the model wrote, classified.
+/// A piece of text, classified.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Part {
+pub(super) enum Fenced {
     /// Text outside code.
     Prose(String),
-    /// A complete call.
+    /// A complete block.
     Call(String),
 }
 
@@ -51,7 +21,7 @@ pub enum Part {
 /// string is never closed (the usual case is a mistake of the model), the block ended at the first such fence after
 /// all, which shows when an `output` fence or the end of the text follows.
 #[derive(Debug, Clone, Default)]
-pub struct CallParser {
+pub(super) struct CallParser {
     /// Text not classified yet.
     pending: String,
     block: Option<Block>,
@@ -83,7 +53,7 @@ const MAX_TAG_BYTES: usize = 32;
 
 impl CallParser {
     /// Takes the next piece of text; gives what it settles, in order.
-    pub fn push(&mut self, piece: &str) -> Vec<Part> {
+    pub(super) fn push(&mut self, piece: &str) -> Vec<Fenced> {
         self.pending.push_str(piece);
         let mut parts = Vec::new();
         loop {
@@ -98,11 +68,11 @@ impl CallParser {
     }
 
     /// The text has ended: an open block is closed, held-back text is prose.
-    pub fn finish(&mut self) -> Vec<Part> {
+    pub(super) fn finish(&mut self) -> Vec<Fenced> {
         let rest = std::mem::take(&mut self.pending);
         match self.block.take() {
             None if rest.is_empty() => Vec::new(),
-            None => vec![Part::Prose(rest)],
+            None => vec![Fenced::Prose(rest)],
             Some(block) => {
                 let at = block.first_fence_in_string;
                 let mut code = block.code;
@@ -112,17 +82,12 @@ impl CallParser {
                     // Up to two backquotes, or a quote, were waiting for what follows them.
                     None => code.push_str(rest.trim_end_matches('`')),
                 }
-                vec![Part::Call(dedent(&code))]
+                vec![Fenced::Call(dedent(&code))]
             }
         }
     }
 
-    /// Whether the text so far ends inside a block.
-    pub fn in_code(&self) -> bool {
-        self.block.is_some()
-    }
-
-    fn scan_prose(&mut self, parts: &mut Vec<Part>) -> bool {
+    fn scan_prose(&mut self, parts: &mut Vec<Fenced>) -> bool {
         let mut settled = 0;
         while let Some(found) = self.pending[settled..].find(FENCE) {
             let start = settled + found;
@@ -149,7 +114,7 @@ impl CallParser {
         false
     }
 
-    fn scan_code(&mut self, mut block: Block, parts: &mut Vec<Part>) -> bool {
+    fn scan_code(&mut self, mut block: Block, parts: &mut Vec<Fenced>) -> bool {
         let mut at = 0;
         let end = loop {
             let rest = &self.pending[at..];
@@ -211,7 +176,7 @@ impl CallParser {
             Some((read, code_len)) => {
                 self.pending.drain(..read);
                 block.code.truncate(code_len);
-                parts.push(Part::Call(dedent(&block.code)));
+                parts.push(Fenced::Call(dedent(&block.code)));
                 true
             }
             None => {
@@ -223,11 +188,73 @@ impl CallParser {
     }
 }
 
-fn emit(parts: &mut Vec<Part>, prose: &str) {
+/// Holds blocks back until the model opens a block for their output.
+#[derive(Debug, Clone, Default)]
+pub(super) struct OutputFence {
+    parser: CallParser,
+    /// Blocks that wait, one after the other.
+    code: String,
+    /// The end of the prose, where it could be the beginning of an output fence.
+    pending: String,
+}
+
+const OUTPUT_FENCE: &str = "```output";
+
+impl OutputFence {
+    /// Takes the next piece of text; gives what it settles, in order. What follows an output fence in the same piece
+    /// stays prose.
+    pub(super) fn push(&mut self, piece: &str) -> Vec<Fenced> {
+        let parts = self.parser.push(piece);
+        self.take(parts)
+    }
+
+    /// The text has ended: blocks that wait are called.
+    pub(super) fn finish(&mut self) -> Vec<Fenced> {
+        let parts = self.parser.finish();
+        let mut parts = self.take(parts);
+        emit(&mut parts, &std::mem::take(&mut self.pending));
+        let code = std::mem::take(&mut self.code);
+        if !code.is_empty() {
+            parts.push(Fenced::Call(code));
+        }
+        parts
+    }
+
+    fn take(&mut self, parts: Vec<Fenced>) -> Vec<Fenced> {
+        let mut taken = Vec::new();
+        for part in parts {
+            match part {
+                Fenced::Call(block) => {
+                    emit(&mut taken, &std::mem::take(&mut self.pending));
+                    if !self.code.is_empty() {
+                        self.code.push('\n');
+                    }
+                    self.code.push_str(&block);
+                }
+                Fenced::Prose(text) => {
+                    let text = std::mem::take(&mut self.pending) + &text;
+                    let mut rest = text.as_str();
+                    // Without code an output fence is the model's own invention, and text like any other.
+                    while let Some(at) = rest.find(OUTPUT_FENCE).filter(|_| !self.code.is_empty()) {
+                        emit(&mut taken, &rest[..at]);
+                        taken.push(Fenced::Call(std::mem::take(&mut self.code)));
+                        rest = &rest[at + OUTPUT_FENCE.len()..];
+                    }
+                    let settled = rest.len() - held_back(rest, &[OUTPUT_FENCE]);
+                    emit(&mut taken, &rest[..settled]);
+                    self.pending = rest[settled..].to_string();
+                }
+            }
+        }
+        taken
+    }
+}
+
+fn emit(parts: &mut Vec<Fenced>, prose: &str) {
     match parts.last_mut() {
         _ if prose.is_empty() => {}
-        Some(Part::Prose(text)) => text.push_str(prose),
-        _ => parts.push(Part::Prose(prose.to_string())),
+        Some(Fenced::Prose(text)) => text.push_str(prose),
+        _ => parts.push(Fenced::Prose(prose.to_string())),
     }
 }
 
@@ -280,14 +307,14 @@ fn dedent(code: &str) -> String {
 mod tests {
     use super::*;
 
-    fn parse(pieces: &[&str]) -> Vec<Part> {
+    fn parse(pieces: &[&str]) -> Vec<Fenced> {
         let mut parser = CallParser::default();
-        let mut parts: Vec<Part> = pieces.iter().flat_map(|p| parser.push(p)).collect();
+        let mut parts: Vec<Fenced> = pieces.iter().flat_map(|p| parser.push(p)).collect();
         parts.extend(parser.finish());
         let mut joined = Vec::new();
         for part in parts {
             match part {
-                Part::Prose(text) => emit(&mut joined, &text),
+                Fenced::Prose(text) => emit(&mut joined, &text),
                 call => joined.push(call),
             }
         }
@@ -295,7 +322,7 @@ mod tests {
     }
 
     fn calls(text: &str) -> Vec<String> {
-        let is_call = |p| if let Part::Call(code) = p { Some(code) } else { None };
+        let is_call = |p| if let Fenced::Call(code) = p { Some(code) } else { None };
         parse(&[text]).into_iter().filter_map(is_call).collect()
     }
 
@@ -303,7 +330,11 @@ mod tests {
     fn a_block_is_code_and_the_rest_is_prose() {
         assert_eq!(
             parse(&["Let's see.\n```python\nprint(1)\n```\nSo \\boxed{1}"]),
-            [Part::Prose("Let's see.\n".into()), Part::Call("print(1)".into()), Part::Prose("\nSo \\boxed{1}".into())]
+            [
+                Fenced::Prose("Let's see.\n".into()),
+                Fenced::Call("print(1)".into()),
+                Fenced::Prose("\nSo \\boxed{1}".into())
+            ]
         );
     }
 
@@ -311,9 +342,7 @@ mod tests {
     fn a_call_is_reported_with_the_last_backquote() {
         let mut parser = CallParser::default();
         assert_eq!(parser.push("```python\nprint(1)\n``"), []);
-        assert!(parser.in_code());
-        assert_eq!(parser.push("`"), [Part::Call("print(1)".into())]);
-        assert!(!parser.in_code());
+        assert_eq!(parser.push("`"), [Fenced::Call("print(1)".into())]);
     }
 
     #[test]
@@ -366,15 +395,6 @@ mod tests {
         assert_eq!(calls("```python\nx = 'a\n```\n"), ["x = 'a"]);
     }
 
-    #[test]
-    fn output_goes_back_in_its_own_fence() {
-        let p = Protocol::FencedPython;
-        assert_eq!(p.format_output("5\n", false), "\n```output\n5\n```\n");
-        assert_eq!(p.format_output("5", true), "```output\n5\n```\n");
-        assert_eq!(p.format_output(" \n", true), format!("```output\n{NO_OUTPUT}\n```\n"));
-        assert_eq!(p.format_output("```python\nx\n```", true), "```output\n'''python\nx\n'''\n```\n");
-    }
-
     /// Texts that use every branch.
     const CORPUS: [&str; 8] = [
         "Hi ``x`` ```python\nprint(\"\"\"a\n```\nb\"\"\")\n```\nend ``",
@@ -418,7 +438,7 @@ mod tests {
             let chars: Vec<String> = text.chars().map(String::from).collect();
             let pieces: Vec<&str> = chars.iter().map(String::as_str).collect();
             assert_eq!(parse(&pieces), whole, "{text:?}");
-            n_calls += whole.iter().filter(|p| matches!(p, Part::Call(_))).count();
+            n_calls += whole.iter().filter(|p| matches!(p, Fenced::Call(_))).count();
         }
         assert!(n_calls > 2000, "the texts hold calls: {n_calls}");
     }
