@@ -136,8 +136,8 @@ impl Sampler {
 /// `ln Σ eˡ`.
 fn log_sum_exp(logits: &[f32]) -> f32 {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|l| f64::from((l - max).exp())).sum();
-    max + sum.ln() as f32
+    let part = |part: &[f32]| f64::from(crate::backend::cpu::sum_exp(part, max));
+    max + logits.chunks(1024).map(part).sum::<f64>().ln() as f32
 }
 
 /// The first of the largest logits.
@@ -149,11 +149,23 @@ fn argmax(logits: &[f32]) -> u32 {
 /// The `k` largest logits with their tokens, best first; equal ones by token, so that the order is one.
 fn fill_best(candidates: &mut Vec<(u32, f32)>, logits: &[f32], k: usize) {
     candidates.clear();
-    candidates.extend(logits.iter().enumerate().map(|(i, &l)| (i as u32, l)));
+    let k = k.clamp(1, logits.len());
     let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    // Few logits reach the k best so far: they are collected, and cut back to k now and then.
+    let mut least = f32::NEG_INFINITY;
+    for (i, &l) in logits.iter().enumerate() {
+        if l >= least {
+            candidates.push((i as u32, l));
+            if candidates.len() >= 4 * k + 64 {
+                candidates.select_nth_unstable_by(k - 1, order);
+                candidates.truncate(k);
+                least = candidates[k - 1].1;
+            }
+        }
+    }
     if k < candidates.len() {
-        candidates.select_nth_unstable_by(k.max(1) - 1, order);
-        candidates.truncate(k.max(1));
+        candidates.select_nth_unstable_by(k - 1, order);
+        candidates.truncate(k);
     }
     candidates.sort_unstable_by(order);
 }
@@ -187,6 +199,28 @@ mod tests {
     #[test]
     fn greedy_takes_the_first_largest() {
         assert_eq!(draws(params(0.0), &[0.1, 3.0, -1.0, 3.0], 3), [1, 1, 1]);
+    }
+
+    #[test]
+    fn the_best_are_those_of_a_full_sort() {
+        // With many equal ones, rising and falling.
+        for step in [7919usize, 1, 100_002] {
+            let logits: Vec<f32> = (0..3000).map(|i| (i * step % 100_003 / 97) as f32).collect();
+            let mut want: Vec<(u32, f32)> = logits.iter().enumerate().map(|(i, &l)| (i as u32, l)).collect();
+            want.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            for k in [1, 2, 40, 2999, 3000, 5000] {
+                let mut best = Vec::new();
+                fill_best(&mut best, &logits, k);
+                assert_eq!(best, want[..k.min(3000)], "step {step}, k {k}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_norm_is_the_logarithm_of_the_sum() {
+        let logits: Vec<f32> = (0..5000).map(|i| (i * 7919 % 2003) as f32 / 100.0 - 15.0).collect();
+        let want = logits.iter().map(|&l| f64::from(l).exp()).sum::<f64>().ln();
+        assert!((f64::from(log_sum_exp(&logits)) - want).abs() < 1e-5);
     }
 
     #[test]

@@ -13,9 +13,9 @@ pub(super) const GROUP: usize = 256;
 /// How many elements share a scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ScaleSpan {
-    /// One scale per 256 elements (Q4_K, Q5_K, Q6_K weights).
+    /// One scale per 256 elements (Q2_K … Q6_K weights).
     Super,
-    /// One scale per 32 elements (Q4_0 … Q8_0 weights).
+    /// One scale per 32 elements (Q4_0 … Q8_0, IQ4 and MXFP4 weights).
     Small,
 }
 
@@ -90,6 +90,25 @@ impl QuantizedRows {
                 };
                 vectorised!(level, || (0..tokens).for_each(cell));
             });
+    }
+
+    /// Takes rows of `from`, in this order and as often as they are named.
+    pub(super) fn gather(&mut self, from: &QuantizedRows, rows: &[u32]) {
+        let (groups, per, n) = (from.groups, from.per_group, rows.len());
+        (self.n, self.groups, self.per_group) = (n, groups, per);
+        self.q.resize(groups * n * GROUP, 0);
+        self.scale.resize(groups * n * per, 0.0);
+        self.sum16.resize(groups * n * 16, 0);
+        self.total32.resize(groups * n * 8, 0.0);
+        for g in 0..groups {
+            for (i, &t) in rows.iter().enumerate() {
+                let (x, to) = (from.group(g, t as usize), g * n + i);
+                self.q[to * GROUP..(to + 1) * GROUP].copy_from_slice(x.q);
+                self.scale[to * per..(to + 1) * per].copy_from_slice(x.scale);
+                self.sum16[to * 16..(to + 1) * 16].copy_from_slice(x.sum16);
+                self.total32[to * 8..(to + 1) * 8].copy_from_slice(x.total32);
+            }
+        }
     }
 
     /// Group `g` of token `t`.
@@ -193,6 +212,24 @@ mod tests {
                             assert_eq!(g.total32[k % GROUP / 32], scale * sum as f32);
                         }
                     }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn gathered_rows_are_those_named() {
+        for span in [ScaleSpan::Super, ScaleSpan::Small] {
+            let x: Vec<f32> = (0..4 * 300).map(|i| ((i * 37 % 101) as f32 - 50.0) / 7.0).collect();
+            let (mut rows, mut some) = (QuantizedRows::default(), QuantizedRows::default());
+            rows.quantize(SimdLevel::detect(), &x, 4, 300, span);
+            let named = [2u32, 0, 2, 3, 3];
+            some.gather(&rows, &named);
+            for (i, &t) in named.iter().enumerate() {
+                for g in 0..2 {
+                    let (got, want) = (some.group(g, i), rows.group(g, t as usize));
+                    assert_eq!((got.q, got.scale, got.sum16), (want.q, want.scale, want.sum16), "{span:?} row {i}");
+                    assert_eq!(got.total32, want.total32);
                 }
             }
         }

@@ -1,34 +1,88 @@
-//! Row kernels in AVX2: a weight row times one to four tokens, see `rows`.
+//! Row kernels in AVX2: a weight row times one to four tokens, see `rows`; those of the types with a scale per 32
+//! weights are in `small`.
 //!
 //! Codes are unsigned bytes and activations signed ones, as `vpmaddubsw` wants them; what a type subtracts from its
 //! codes comes back through the sums of the activations. No pair overflows 16 bits: 2 · 63 · 127 < 2¹⁵.
 
 use super::activation::QuantizedRows;
-use super::rows::RowBlock;
+use super::group::{SmallGroup, SuperGroup};
+use super::rows::{RowBlock, each_row};
+use super::small::{Maddubs, dot_small_type, unpack_small_type};
 use crate::gguf::GgmlType;
 use std::arch::x86_64::*;
+use std::ops::Range;
 
-/// `out[i][r] = row r · x[t0 + i]` for `N` tokens, see `rows::dot_rows`.
+/// `out[i][r] = row r · x[tokens.start + i]`, see `rows::dot_rows`.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot_rows<const N: usize>(rows: RowBlock<'_>, x: &QuantizedRows, t0: usize, out: &mut [f32]) {
-    let n_rows = rows.data.len() / rows.row_bytes;
-    assert!(out.len() >= N * n_rows);
-    for (r, row) in rows.data.chunks_exact(rows.row_bytes).enumerate() {
-        let sums: [f32; N] = match rows.ty {
-            GgmlType::Q4_K => dot_super::<Q4K, N>(row, x, t0),
-            GgmlType::Q5_K => dot_super::<Q5K, N>(row, x, t0),
-            GgmlType::Q6_K => dot_q6_k(row, x, t0),
-            GgmlType::Q4_0 => dot_small::<Q40, N>(row, x, t0),
-            GgmlType::Q4_1 => dot_small::<Q41, N>(row, x, t0),
-            GgmlType::Q5_0 => dot_small::<Q50, N>(row, x, t0),
-            GgmlType::Q5_1 => dot_small::<Q51, N>(row, x, t0),
-            GgmlType::Q8_0 => dot_q8_0(row, x, t0),
-            ty => unreachable!("{ty} rows are not multiplied in integers"),
-        };
-        for (t, sum) in sums.into_iter().enumerate() {
-            out[t * n_rows + r] = sum;
+pub(super) fn dot_rows(rows: RowBlock<'_>, x: &QuantizedRows, tokens: Range<usize>, out: &mut [f32]) {
+    each_row!(rows, tokens, out, |row, t, N| dot::<N>(rows.ty, row, x, t));
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn dot<const N: usize>(ty: GgmlType, row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N] {
+    match ty {
+        GgmlType::Q2_K => dot_sixteens::<Q2K, N>(row, x, t0),
+        GgmlType::Q3_K => dot_sixteens::<Q3K, N>(row, x, t0),
+        GgmlType::Q4_K => dot_super::<Q4K, N>(row, x, t0),
+        GgmlType::Q5_K => dot_super::<Q5K, N>(row, x, t0),
+        GgmlType::Q6_K => dot_sixteens::<Q6K, N>(row, x, t0),
+        // SAFETY: this function is compiled for the instructions.
+        ty => unsafe { dot_small_type::<Maddubs, N>(ty, row, x, t0) },
+    }
+}
+
+/// [`SuperGroup::unpack`] in vectors.
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn unpack_super(ty: GgmlType, block: &[u8], group: &mut SuperGroup) {
+    match ty {
+        GgmlType::Q2_K => unpack_sixteens::<Q2K>(block, group),
+        GgmlType::Q3_K => unpack_sixteens::<Q3K>(block, group),
+        GgmlType::Q4_K => unpack_eights::<Q4K>(block, group),
+        GgmlType::Q5_K => unpack_eights::<Q5K>(block, group),
+        _ => unpack_sixteens::<Q6K>(block, group),
+    }
+}
+
+/// [`SmallGroup::unpack`] in vectors.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn unpack_small(ty: GgmlType, blocks: &[u8], group: &mut SmallGroup) {
+    // SAFETY: this function is compiled for the instructions.
+    unsafe { unpack_small_type(ty, blocks, group) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn unpack_eights<B: SuperBlock>(block: &[u8], group: &mut SuperGroup) {
+    for i in 0..4 {
+        let (first, second) = B::codes(block, i);
+        store256(&mut group.codes, 64 * i, first);
+        store256(&mut group.codes, 64 * i + 32, second);
+    }
+    let mut scales_mins = [0i16; 16];
+    store256(bytemuck::cast_slice_mut(&mut scales_mins), 0, k_scales_mins(block));
+    for j in 0..8 {
+        let at = j / 4 * 8 + j % 4;
+        group.scale[2 * j..2 * j + 2].fill(scales_mins[at]);
+        group.min[2 * j..2 * j + 2].fill(scales_mins[at + 4]);
+    }
+    (group.d, group.dmin) = (f16_to_f32(block, 0), f16_to_f32(block, 2));
+}
+
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn unpack_sixteens<B: SixteenBlock>(block: &[u8], group: &mut SuperGroup) {
+    for half in 0..2 {
+        for (i, codes) in B::codes(block, half).into_iter().enumerate() {
+            store256(&mut group.codes, 128 * half + 32 * i, codes);
         }
     }
+    store256(bytemuck::cast_slice_mut(&mut group.scale), 0, _mm256_cvtepi8_epi16(B::scales(block)));
+    store256(bytemuck::cast_slice_mut(&mut group.min), 0, _mm256_cvtepi8_epi16(B::mins(block)));
+    group.d = f16_to_f32(block, B::D_AT);
+    group.dmin = match B::OFFSET_LOG2 {
+        Some(log2) => group.d * (1 << log2) as f32,
+        None => f16_to_f32(block, B::D_AT + 2),
+    };
 }
 
 /// Byte masks that copy 16-bit element `j` of each 128-bit lane to the whole lane.
@@ -52,6 +106,14 @@ pub(super) fn load256(bytes: &[u8], at: usize) -> __m256i {
     let bytes: &[u8; 32] = bytes[at..at + 32].try_into().expect("32 bytes");
     // SAFETY: the array is 32 readable bytes; the load needs no alignment.
     unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn store256(bytes: &mut [u8], at: usize, v: __m256i) {
+    let bytes: &mut [u8; 32] = (&mut bytes[at..at + 32]).try_into().expect("32 bytes");
+    // SAFETY: the array is 32 writable bytes; the store needs no alignment.
+    unsafe { _mm256_storeu_si256(bytes.as_mut_ptr().cast(), v) }
 }
 
 #[inline]
@@ -210,25 +272,123 @@ fn even_odd_bytes() -> __m128i {
     _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15)
 }
 
+/// A K-quant with a scale per 16 weights.
+pub(super) trait SixteenBlock {
+    const BYTES: usize;
+    /// What the codes are too large by, as a power of two; `None` where the type stores minima.
+    const OFFSET_LOG2: Option<i32>;
+    /// Byte of `d`; `dmin` stands behind it where there is one.
+    const D_AT: usize;
+    /// Sixteen scales, signed bytes.
+    fn scales(block: &[u8]) -> __m128i;
+    /// Sixteen minima, bytes.
+    fn mins(block: &[u8]) -> __m128i;
+    /// Four times 32 codes of a half.
+    fn codes(block: &[u8], half: usize) -> [__m256i; 4];
+}
+
+pub(super) struct Q2K;
+impl SixteenBlock for Q2K {
+    const BYTES: usize = 84;
+    const OFFSET_LOG2: Option<i32> = None;
+    const D_AT: usize = 80;
+    #[inline(always)]
+    fn scales(block: &[u8]) -> __m128i {
+        // SAFETY: only row kernels call this, inside code compiled for AVX2.
+        unsafe { _mm_and_si128(load128(block, 0), _mm_set1_epi8(15)) }
+    }
+    #[inline(always)]
+    fn mins(block: &[u8]) -> __m128i {
+        // SAFETY: as above.
+        unsafe { _mm_and_si128(_mm_srli_epi16::<4>(load128(block, 0)), _mm_set1_epi8(15)) }
+    }
+    #[inline(always)]
+    fn codes(block: &[u8], half: usize) -> [__m256i; 4] {
+        // SAFETY: as above.
+        unsafe { two_bits(load256(block, 16 + 32 * half)) }
+    }
+}
+
+pub(super) struct Q3K;
+impl SixteenBlock for Q3K {
+    const BYTES: usize = 110;
+    const OFFSET_LOG2: Option<i32> = Some(2);
+    const D_AT: usize = 108;
+    #[inline(always)]
+    fn scales(block: &[u8]) -> __m128i {
+        let packed: [u32; 3] = std::array::from_fn(|i| {
+            let at = 96 + 4 * i;
+            u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]])
+        });
+        let (low, high) = (0x0f0f_0f0f, 0x0303_0303);
+        let four = |nibbles: u32, j: u32| (nibbles & low | (packed[2] >> (2 * j) & high) << 4) as i32;
+        // SAFETY: as above.
+        unsafe {
+            let scales = _mm_setr_epi32(
+                four(packed[0], 0),
+                four(packed[1], 1),
+                four(packed[0] >> 4, 2),
+                four(packed[1] >> 4, 3),
+            );
+            _mm_sub_epi8(scales, _mm_set1_epi8(32))
+        }
+    }
+    #[inline(always)]
+    fn mins(block: &[u8]) -> __m128i {
+        Self::scales(block)
+    }
+    #[inline(always)]
+    fn codes(block: &[u8], half: usize) -> [__m256i; 4] {
+        // SAFETY: as above.
+        unsafe {
+            let mut codes = two_bits(load256(block, 32 + 32 * half));
+            // Bit 4·half + i of each byte, moved to bit 2.
+            let high = _mm256_srl_epi16(load256(block, 0), _mm_cvtsi32_si128(4 * half as i32));
+            let bit = _mm256_set1_epi8(4);
+            codes[0] = _mm256_or_si256(codes[0], _mm256_and_si256(_mm256_slli_epi16::<2>(high), bit));
+            codes[1] = _mm256_or_si256(codes[1], _mm256_and_si256(_mm256_slli_epi16::<1>(high), bit));
+            codes[2] = _mm256_or_si256(codes[2], _mm256_and_si256(high, bit));
+            codes[3] = _mm256_or_si256(codes[3], _mm256_and_si256(_mm256_srli_epi16::<1>(high), bit));
+            codes
+        }
+    }
+}
+
+/// Four times 32 codes of two bits, lowest bits first.
 #[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn dot_q6_k<const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N] {
-    let (low, top) = (_mm256_set1_epi8(15), _mm256_set1_epi8(0x30));
-    // Hidden from the compiler, which would turn one shuffle by a known mask into several.
-    let masks = std::hint::black_box(&BROADCAST_I16);
-    let mut sums = [_mm256_setzero_ps(); N];
-    for (g, block) in row.chunks_exact(210).enumerate() {
-        prefetch_behind(block, 210);
-        let d = f16_to_f32(block, 208);
-        let packed = load128(block, 192);
-        let scales = _mm256_cvtepi8_epi16(_mm_shuffle_epi8(packed, even_odd_bytes()));
-        let in_order = _mm256_cvtepi8_epi16(packed);
-        let xs = x.groups::<N>(g, t0);
-        let mut products = [_mm256_setzero_si256(); N];
-        for half in 0..2 {
+#[target_feature(enable = "avx2")]
+fn two_bits(qs: __m256i) -> [__m256i; 4] {
+    let low = _mm256_set1_epi8(3);
+    [
+        _mm256_and_si256(qs, low),
+        _mm256_and_si256(_mm256_srli_epi16::<2>(qs), low),
+        _mm256_and_si256(_mm256_srli_epi16::<4>(qs), low),
+        _mm256_and_si256(_mm256_srli_epi16::<6>(qs), low),
+    ]
+}
+
+pub(super) struct Q6K;
+impl SixteenBlock for Q6K {
+    const BYTES: usize = 210;
+    const OFFSET_LOG2: Option<i32> = Some(5);
+    const D_AT: usize = 208;
+    #[inline(always)]
+    fn scales(block: &[u8]) -> __m128i {
+        // SAFETY: only row kernels call this, inside code compiled for AVX2.
+        unsafe { load128(block, 192) }
+    }
+    #[inline(always)]
+    fn mins(block: &[u8]) -> __m128i {
+        Self::scales(block)
+    }
+    #[inline(always)]
+    fn codes(block: &[u8], half: usize) -> [__m256i; 4] {
+        // SAFETY: as above.
+        unsafe {
+            let (low, top) = (_mm256_set1_epi8(15), _mm256_set1_epi8(0x30));
             let (a, b) = (load256(block, 64 * half), load256(block, 64 * half + 32));
             let high = load256(block, 128 + 32 * half);
-            let codes = [
+            [
                 _mm256_or_si256(_mm256_and_si256(a, low), _mm256_and_si256(_mm256_slli_epi16::<4>(high), top)),
                 _mm256_or_si256(_mm256_and_si256(b, low), _mm256_and_si256(_mm256_slli_epi16::<2>(high), top)),
                 _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16::<4>(a), low), _mm256_and_si256(high, top)),
@@ -236,8 +396,26 @@ fn dot_q6_k<const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N
                     _mm256_and_si256(_mm256_srli_epi16::<4>(b), low),
                     _mm256_and_si256(_mm256_srli_epi16::<2>(high), top),
                 ),
-            ];
-            for (i, codes) in codes.into_iter().enumerate() {
+            ]
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn dot_sixteens<B: SixteenBlock, const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N] {
+    // Hidden from the compiler, which would turn one shuffle by a known mask into several.
+    let masks = std::hint::black_box(&BROADCAST_I16);
+    let mut sums = [_mm256_setzero_ps(); N];
+    for (g, block) in row.chunks_exact(B::BYTES).enumerate() {
+        prefetch_behind(block, B::BYTES);
+        let d = f16_to_f32(block, B::D_AT);
+        let scales = _mm256_cvtepi8_epi16(_mm_shuffle_epi8(B::scales(block), even_odd_bytes()));
+        let mins = _mm256_cvtepi8_epi16(B::mins(block));
+        let xs = x.groups::<N>(g, t0);
+        let mut products = [_mm256_setzero_si256(); N];
+        for half in 0..2 {
+            for (i, codes) in B::codes(block, half).into_iter().enumerate() {
                 let j = 4 * half + i;
                 let scale = _mm256_shuffle_epi8(scales, load256(&masks[j], 0));
                 for t in 0..N {
@@ -247,10 +425,19 @@ fn dot_q6_k<const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N
             }
         }
         for t in 0..N {
-            // The codes are 32 too large.
-            let m = _mm256_madd_epi16(in_order, load256(bytemuck::cast_slice(xs[t].sum16), 0));
-            let exact = _mm256_sub_epi32(products[t], _mm256_slli_epi32::<5>(m));
-            sums[t] = _mm256_fmadd_ps(_mm256_set1_ps(d * xs[t].scale[0]), _mm256_cvtepi32_ps(exact), sums[t]);
+            let m = _mm256_madd_epi16(mins, load256(bytemuck::cast_slice(xs[t].sum16), 0));
+            let dx = _mm256_set1_ps(d * xs[t].scale[0]);
+            match B::OFFSET_LOG2 {
+                Some(log2) => {
+                    let exact = _mm256_sub_epi32(products[t], _mm256_sll_epi32(m, _mm_cvtsi32_si128(log2)));
+                    sums[t] = _mm256_fmadd_ps(dx, _mm256_cvtepi32_ps(exact), sums[t]);
+                }
+                None => {
+                    let dmin = _mm256_set1_ps(f16_to_f32(block, B::D_AT + 2) * xs[t].scale[0]);
+                    sums[t] = _mm256_fmadd_ps(dx, _mm256_cvtepi32_ps(products[t]), sums[t]);
+                    sums[t] = _mm256_fnmadd_ps(dmin, _mm256_cvtepi32_ps(m), sums[t]);
+                }
+            }
         }
     }
     let mut out = [0.0; N];
@@ -258,72 +445,6 @@ fn dot_q6_k<const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N
         out[t] = sum_ps(sums[t]);
     }
     out
-}
-
-/// A type with 32-weight blocks and unsigned codes: `w = d · code + m`.
-pub(super) trait SmallBlock {
-    const BYTES: usize;
-    /// `m = OFFSET · d`, or stored behind `d` where `None`.
-    const OFFSET: Option<f32>;
-    fn codes(block: &[u8]) -> __m256i;
-}
-
-/// Bytes of eight blocks of the largest type.
-pub(super) const MAX_GROUP_BYTES: usize = 8 * 34;
-
-/// 16 bytes to 32 codes: low nibbles, then high ones.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn nibbles(block: &[u8], at: usize) -> __m256i {
-    let qs = load128(block, at);
-    let both = _mm256_set_m128i(_mm_srli_epi16::<4>(qs), qs);
-    _mm256_and_si256(both, _mm256_set1_epi8(15))
-}
-
-/// 16 in every byte whose bit of the 32-bit mask at `at` is set.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn fifth_bits(block: &[u8], at: usize) -> __m256i {
-    let mask = i32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
-    let spread = _mm256_set_epi64x(0x0303_0303_0303_0303, 0x0202_0202_0202_0202, 0x0101_0101_0101_0101, 0);
-    let bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(mask), spread);
-    let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201u64 as i64);
-    let set = _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit);
-    _mm256_and_si256(set, _mm256_set1_epi8(16))
-}
-
-macro_rules! small_block {
-    ($name:ident, $bytes:literal, $qs:literal, $high:expr, $offset:expr) => {
-        pub(super) struct $name;
-        impl SmallBlock for $name {
-            const BYTES: usize = $bytes;
-            const OFFSET: Option<f32> = $offset;
-            #[inline(always)]
-            fn codes(block: &[u8]) -> __m256i {
-                let high: Option<usize> = $high;
-                // SAFETY: only row kernels call this, inside code compiled for AVX2.
-                unsafe {
-                    match high {
-                        Some(at) => _mm256_or_si256(nibbles(block, $qs), fifth_bits(block, at)),
-                        None => nibbles(block, $qs),
-                    }
-                }
-            }
-        }
-    };
-}
-small_block!(Q40, 18, 2, None, Some(-8.0));
-small_block!(Q41, 20, 4, None, None);
-small_block!(Q50, 22, 6, Some(2), Some(-16.0));
-small_block!(Q51, 24, 8, Some(4), None);
-
-/// The f16 at byte `at` of each of eight blocks.
-#[inline]
-#[target_feature(enable = "avx2,f16c")]
-pub(super) fn eight_f16<const BYTES: usize>(blocks: &[u8], at: usize) -> __m256 {
-    assert!(blocks.len() >= 8 * BYTES);
-    let half = |b: usize| i16::from_le_bytes([blocks[b * BYTES + at], blocks[b * BYTES + at + 1]]);
-    _mm256_cvtph_ps(_mm_set_epi16(half(7), half(6), half(5), half(4), half(3), half(2), half(1), half(0)))
 }
 
 #[inline]
@@ -341,107 +462,4 @@ pub(super) fn load_ps(v: &[f32]) -> __m256 {
     let v: &[f32; 8] = v.try_into().expect("eight numbers");
     // SAFETY: the array is 32 readable bytes; the load needs no alignment.
     unsafe { _mm256_loadu_ps(v.as_ptr()) }
-}
-
-/// Calls `whole` with every group of eight blocks of a row; a last short group is filled up with zero blocks.
-macro_rules! each_group {
-    ($row:expr, $bytes:expr, |$g:ident, $blocks:ident| $body:block) => {
-        let mut groups = $row.chunks_exact(8 * $bytes);
-        let mut $g = 0;
-        for $blocks in groups.by_ref() {
-            $body
-            $g += 1;
-        }
-        let rest = groups.remainder();
-        if !rest.is_empty() {
-            let mut padded = [0u8; MAX_GROUP_BYTES];
-            padded[..rest.len()].copy_from_slice(rest);
-            let $blocks = &padded[..8 * $bytes];
-            $body
-        }
-    };
-}
-pub(super) use each_group;
-
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn dot_small<B: SmallBlock, const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N] {
-    match B::BYTES {
-        18 => dot_small_of::<B, 18, N>(row, x, t0),
-        20 => dot_small_of::<B, 20, N>(row, x, t0),
-        22 => dot_small_of::<B, 22, N>(row, x, t0),
-        _ => dot_small_of::<B, 24, N>(row, x, t0),
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn dot_small_of<B: SmallBlock, const BYTES: usize, const N: usize>(
-    row: &[u8],
-    x: &QuantizedRows,
-    t0: usize,
-) -> [f32; N] {
-    let ones = _mm256_set1_epi16(1);
-    let mut sums = [_mm256_setzero_ps(); N];
-    let mut offsets = [_mm256_setzero_ps(); N];
-    each_group!(row, BYTES, |g, blocks| {
-        prefetch_behind(blocks, 8 * BYTES);
-        let xs = x.groups::<N>(g, t0);
-        let d = eight_f16::<BYTES>(blocks, 0);
-        let m = match B::OFFSET {
-            Some(offset) => _mm256_mul_ps(d, _mm256_set1_ps(offset)),
-            None => eight_f16::<BYTES>(blocks, 2),
-        };
-        let mut scales = [[0.0f32; 8]; N];
-        for t in 0..N {
-            scales[t] = store_ps(_mm256_mul_ps(d, load_ps(xs[t].scale)));
-            offsets[t] = _mm256_fmadd_ps(m, load_ps(xs[t].total32), offsets[t]);
-        }
-        // As in `dot_super`: read back from memory, so that broadcasting is a load.
-        let scales = std::hint::black_box(&scales);
-        for (b, block) in blocks.chunks_exact(BYTES).enumerate() {
-            let codes = B::codes(block);
-            for t in 0..N {
-                let p = _mm256_madd_epi16(_mm256_maddubs_epi16(codes, load_i8(xs[t].q, 32 * b)), ones);
-                sums[t] = _mm256_fmadd_ps(_mm256_set1_ps(scales[t][b]), _mm256_cvtepi32_ps(p), sums[t]);
-            }
-        }
-    });
-    let mut out = [0.0; N];
-    for t in 0..N {
-        out[t] = sum_ps(_mm256_add_ps(sums[t], offsets[t]));
-    }
-    out
-}
-
-/// Q8_0's codes are signed: the product is taken as |w| · (x with w's sign).
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn dot_q8_0<const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N] {
-    let ones = _mm256_set1_epi16(1);
-    let mut sums = [_mm256_setzero_ps(); N];
-    each_group!(row, 34, |g, blocks| {
-        prefetch_behind(blocks, 8 * 34);
-        let xs = x.groups::<N>(g, t0);
-        let d = eight_f16::<34>(blocks, 0);
-        let mut scales = [[0.0f32; 8]; N];
-        for t in 0..N {
-            scales[t] = store_ps(_mm256_mul_ps(d, load_ps(xs[t].scale)));
-        }
-        let scales = std::hint::black_box(&scales);
-        for (b, block) in blocks.chunks_exact(34).enumerate() {
-            let w = load256(block, 2);
-            let magnitude = _mm256_abs_epi8(w);
-            for t in 0..N {
-                let signed = _mm256_sign_epi8(load_i8(xs[t].q, 32 * b), w);
-                let p = _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, signed), ones);
-                sums[t] = _mm256_fmadd_ps(_mm256_set1_ps(scales[t][b]), _mm256_cvtepi32_ps(p), sums[t]);
-            }
-        }
-    });
-    let mut out = [0.0; N];
-    for t in 0..N {
-        out[t] = sum_ps(sums[t]);
-    }
-    out
 }

@@ -3,40 +3,35 @@
 //! they are.
 
 use super::activation::{GroupRef, QuantizedRows};
-use super::avx2::MAX_GROUP_BYTES;
-use super::avx2::{Q4K, Q5K, Q40, Q41, Q50, Q51, SmallBlock, SuperBlock};
-use super::avx2::{
-    each_group, eight_f16, f16_to_f32, k_scales_mins, load_i8, load_ps, load128, load256, prefetch_behind, store_ps,
-    sum_ps,
-};
+use super::avx2::{Q2K, Q3K, Q4K, Q5K, SuperBlock, dot_sixteens};
+use super::avx2::{f16_to_f32, k_scales_mins, load128, load256, prefetch_behind, sum_ps};
 use super::panel::{STEPS, SmallPanel, SuperPanel};
-use super::rows::RowBlock;
+use super::rows::{RowBlock, each_row};
+use super::small::{Dpbusd, dot_small_type};
 use crate::gguf::GgmlType;
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 /// Tokens that share a load of the panel.
 const TILE: usize = 4;
 
-/// `out[i][r] = row r · x[t0 + i]` for `N` tokens, see `rows::dot_rows`.
+/// `out[i][r] = row r · x[tokens.start + i]`, see `rows::dot_rows`.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(super) fn dot_rows<const N: usize>(rows: RowBlock<'_>, x: &QuantizedRows, t0: usize, out: &mut [f32]) {
-    let n_rows = rows.data.len() / rows.row_bytes;
-    assert!(out.len() >= N * n_rows);
-    for (r, row) in rows.data.chunks_exact(rows.row_bytes).enumerate() {
-        let sums: [f32; N] = match rows.ty {
-            GgmlType::Q4_K => dot_super::<Q4K, N>(row, x, t0),
-            GgmlType::Q5_K => dot_super::<Q5K, N>(row, x, t0),
-            GgmlType::Q6_K => dot_q6_k(row, x, t0),
-            GgmlType::Q4_0 => dot_small::<Q40, N>(row, x, t0),
-            GgmlType::Q4_1 => dot_small::<Q41, N>(row, x, t0),
-            GgmlType::Q5_0 => dot_small::<Q50, N>(row, x, t0),
-            GgmlType::Q5_1 => dot_small::<Q51, N>(row, x, t0),
-            GgmlType::Q8_0 => dot_q8_0(row, x, t0),
-            ty => unreachable!("{ty} rows are not multiplied in integers"),
-        };
-        for (t, sum) in sums.into_iter().enumerate() {
-            out[t * n_rows + r] = sum;
-        }
+pub(super) fn dot_rows(rows: RowBlock<'_>, x: &QuantizedRows, tokens: Range<usize>, out: &mut [f32]) {
+    each_row!(rows, tokens, out, |row, t, N| dot::<N>(rows.ty, row, x, t));
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn dot<const N: usize>(ty: GgmlType, row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N] {
+    match ty {
+        // Rare types: AVX2's kernel will do.
+        GgmlType::Q2_K => dot_sixteens::<Q2K, N>(row, x, t0),
+        GgmlType::Q3_K => dot_sixteens::<Q3K, N>(row, x, t0),
+        GgmlType::Q4_K => dot_super::<Q4K, N>(row, x, t0),
+        GgmlType::Q5_K => dot_super::<Q5K, N>(row, x, t0),
+        GgmlType::Q6_K => dot_q6_k(row, x, t0),
+        // SAFETY: this function is compiled for the instructions.
+        ty => unsafe { dot_small_type::<Dpbusd, N>(ty, row, x, t0) },
     }
 }
 
@@ -142,86 +137,6 @@ fn dot_q6_k<const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N
 }
 
 #[inline]
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn dot_small<B: SmallBlock, const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N] {
-    match B::BYTES {
-        18 => dot_small_of::<B, 18, N>(row, x, t0),
-        20 => dot_small_of::<B, 20, N>(row, x, t0),
-        22 => dot_small_of::<B, 22, N>(row, x, t0),
-        _ => dot_small_of::<B, 24, N>(row, x, t0),
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn dot_small_of<B: SmallBlock, const BYTES: usize, const N: usize>(
-    row: &[u8],
-    x: &QuantizedRows,
-    t0: usize,
-) -> [f32; N] {
-    let mut sums = [_mm256_setzero_ps(); N];
-    let mut offsets = [_mm256_setzero_ps(); N];
-    each_group!(row, BYTES, |g, blocks| {
-        prefetch_behind(blocks, 8 * BYTES);
-        let xs = x.groups::<N>(g, t0);
-        let d = eight_f16::<BYTES>(blocks, 0);
-        let m = match B::OFFSET {
-            Some(offset) => _mm256_mul_ps(d, _mm256_set1_ps(offset)),
-            None => eight_f16::<BYTES>(blocks, 2),
-        };
-        let mut scales = [[0.0f32; 8]; N];
-        for t in 0..N {
-            scales[t] = store_ps(_mm256_mul_ps(d, load_ps(xs[t].scale)));
-            offsets[t] = _mm256_fmadd_ps(m, load_ps(xs[t].total32), offsets[t]);
-        }
-        let scales = std::hint::black_box(&scales);
-        for (b, block) in blocks.chunks_exact(BYTES).enumerate() {
-            let codes = B::codes(block);
-            for t in 0..N {
-                let p = _mm256_dpbusd_epi32(_mm256_setzero_si256(), codes, load_i8(xs[t].q, 32 * b));
-                sums[t] = _mm256_fmadd_ps(_mm256_set1_ps(scales[t][b]), _mm256_cvtepi32_ps(p), sums[t]);
-            }
-        }
-    });
-    let mut out = [0.0; N];
-    for t in 0..N {
-        out[t] = sum_ps(_mm256_add_ps(sums[t], offsets[t]));
-    }
-    out
-}
-
-/// Q8_0's codes are signed: the product is taken as |w| · (x with w's sign).
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn dot_q8_0<const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N] {
-    let mut sums = [_mm256_setzero_ps(); N];
-    each_group!(row, 34, |g, blocks| {
-        prefetch_behind(blocks, 8 * 34);
-        let xs = x.groups::<N>(g, t0);
-        let d = eight_f16::<34>(blocks, 0);
-        let mut scales = [[0.0f32; 8]; N];
-        for t in 0..N {
-            scales[t] = store_ps(_mm256_mul_ps(d, load_ps(xs[t].scale)));
-        }
-        let scales = std::hint::black_box(&scales);
-        for (b, block) in blocks.chunks_exact(34).enumerate() {
-            let w = load256(block, 2);
-            let magnitude = _mm256_abs_epi8(w);
-            for t in 0..N {
-                let signed = _mm256_sign_epi8(load_i8(xs[t].q, 32 * b), w);
-                let p = _mm256_dpbusd_epi32(_mm256_setzero_si256(), magnitude, signed);
-                sums[t] = _mm256_fmadd_ps(_mm256_set1_ps(scales[t][b]), _mm256_cvtepi32_ps(p), sums[t]);
-            }
-        }
-    });
-    let mut out = [0.0; N];
-    for t in 0..N {
-        out[t] = sum_ps(sums[t]);
-    }
-    out
-}
-
-#[inline]
 #[target_feature(enable = "avx512f")]
 fn rows_at<T>(rows: &[T; 16]) -> __m512i {
     const { assert!(size_of::<T>() == 4) };
@@ -256,14 +171,14 @@ fn add(sums: &mut [f32], value: __m512, scale: f32) {
 
 /// Adds `panel · x[g]` to `sums`, `[token][16]`, for K-quants.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(super) fn super_panel(panel: &SuperPanel<16>, x: &QuantizedRows, g: usize, sums: &mut [f32]) {
+pub(super) fn super_panel(panel: &SuperPanel<16>, x: &QuantizedRows, g: usize, t0: usize, sums: &mut [f32]) {
     let n = sums.len() / 16;
     let whole = n / TILE * TILE;
     for t in (0..whole).step_by(TILE) {
-        super_tile::<TILE>(panel, x.groups(g, t), &mut sums[t * 16..]);
+        super_tile::<TILE>(panel, x.groups(g, t0 + t), &mut sums[t * 16..]);
     }
     for t in whole..n {
-        super_tile::<1>(panel, [x.group(g, t)], &mut sums[t * 16..]);
+        super_tile::<1>(panel, [x.group(g, t0 + t)], &mut sums[t * 16..]);
     }
 }
 
@@ -301,16 +216,16 @@ fn super_tile<const T: usize>(panel: &SuperPanel<16>, x: [GroupRef<'_>; T], sums
     }
 }
 
-/// Adds `panel · x[g]` to `sums`, `[token][16]`, for types with 32-weight blocks.
+/// Adds `panel · x[g]` to `sums`, `[token][16]`, for types with a scale per 32 weights.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(super) fn small_panel(panel: &SmallPanel<16>, x: &QuantizedRows, g: usize, sums: &mut [f32]) {
+pub(super) fn small_panel(panel: &SmallPanel<16>, x: &QuantizedRows, g: usize, t0: usize, sums: &mut [f32]) {
     let n = sums.len() / 16;
     let whole = n / TILE * TILE;
     for t in (0..whole).step_by(TILE) {
-        small_tile::<TILE>(panel, x.groups(g, t), &mut sums[t * 16..]);
+        small_tile::<TILE>(panel, x.groups(g, t0 + t), &mut sums[t * 16..]);
     }
     for t in whole..n {
-        small_tile::<1>(panel, [x.group(g, t)], &mut sums[t * 16..]);
+        small_tile::<1>(panel, [x.group(g, t0 + t)], &mut sums[t * 16..]);
     }
 }
 

@@ -2,54 +2,54 @@
 //! to f32 a few at a time and multiplied with every token; accumulation is f32 in sixteen or more partial sums.
 
 use super::CpuWeight;
-use super::output::Output;
 use super::simd::{SimdLevel, dot, vectorised};
 use crate::gguf::GgmlType;
 use crate::quant::dequantize_row;
 use half::slice::HalfFloatSliceExt;
-use rayon::prelude::*;
+use std::ops::Range;
 
-/// Rows of one task.
-const TASK_ROWS: usize = 16;
 /// Rows and tokens of a register tile.
 const TILE: usize = 4;
 const LANES: usize = 8;
 
-/// `out = x · weightᵀ` for `x`, `[n, cols]` f32.
-pub(super) fn multiply(level: SimdLevel, weight: &CpuWeight, x: &[f32], out: &Output<'_>) {
-    let cols = weight.cols;
-    let n = x.len() / cols;
-    (0..weight.rows.div_ceil(TASK_ROWS)).into_par_iter().for_each_init(
-        || vec![0.0f32; TILE * cols],
-        |buffer, task| {
-            let mut row = task * TASK_ROWS;
-            let end = weight.rows.min(row + TASK_ROWS);
-            while row < end {
-                let n_rows = if n >= TILE && end - row >= TILE { TILE } else { 1 };
-                for (r, decoded) in buffer.chunks_exact_mut(cols).take(n_rows).enumerate() {
-                    vectorised!(level, || decode_row(weight.ty, weight.row(row + r), decoded));
+/// `out[i][r] = row r of rows · x[tokens.start + i]`; `x` is `[n, cols]` f32, `out` `[tokens][rows]`, `decoded` scratch.
+pub(super) fn multiply(
+    level: SimdLevel,
+    weight: &CpuWeight,
+    rows: Range<usize>,
+    x: &[f32],
+    tokens: Range<usize>,
+    decoded: &mut Vec<f32>,
+    out: &mut [f32],
+) {
+    let (cols, n, width) = (weight.cols, tokens.len(), rows.len());
+    let x = &x[tokens.start * cols..tokens.end * cols];
+    assert_eq!(out.len(), n * width);
+    decoded.resize(TILE * cols, 0.0);
+    let mut r = 0;
+    while r < width {
+        let n_rows = if n >= TILE && width - r >= TILE { TILE } else { 1 };
+        for (i, decoded) in decoded.chunks_exact_mut(cols).take(n_rows).enumerate() {
+            vectorised!(level, || decode_row(weight.ty, weight.row(rows.start + r + i), decoded));
+        }
+        let mut t = 0;
+        while t < n {
+            if n_rows == TILE && n - t >= TILE {
+                let sums = vectorised!(level, || tile(decoded, &x[t * cols..(t + TILE) * cols], cols));
+                for (i, sums) in sums.iter().enumerate() {
+                    out[(t + i) * width + r..][..TILE].copy_from_slice(sums);
                 }
-                let mut t = 0;
-                while t < n {
-                    if n_rows == TILE && n - t >= TILE {
-                        let sums = vectorised!(level, || tile(buffer, &x[t * cols..(t + TILE) * cols], cols));
-                        for (i, sums) in sums.iter().enumerate() {
-                            out.put(t + i, row, sums);
-                        }
-                        t += TILE;
-                    } else {
-                        for r in 0..n_rows {
-                            let (w, x) = (&buffer[r * cols..(r + 1) * cols], &x[t * cols..(t + 1) * cols]);
-                            let sum = vectorised!(level, || dot(w, x));
-                            out.put(t, row + r, &[sum]);
-                        }
-                        t += 1;
-                    }
+                t += TILE;
+            } else {
+                for i in 0..n_rows {
+                    let (w, x) = (&decoded[i * cols..(i + 1) * cols], &x[t * cols..(t + 1) * cols]);
+                    out[t * width + r + i] = vectorised!(level, || dot(w, x));
                 }
-                row += n_rows;
+                t += 1;
             }
-        },
-    );
+        }
+        r += n_rows;
+    }
 }
 
 /// Decodes a row; float types through the converters that use F16C where it is there.

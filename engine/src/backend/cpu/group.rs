@@ -3,15 +3,16 @@
 
 use super::activation::{GROUP, ScaleSpan};
 use crate::gguf::GgmlType;
-use crate::quant::{f16_at, k_scale_min};
+use crate::quant::{IQ4_VALUES, MXFP4_DOUBLED, e8m0_half, f16_at, iq4_xs_scale, k_scale_min, q3_k_scale};
 
 /// Which activation form a weight type multiplies with, or `None` for float types.
 pub(super) fn span_of(ty: GgmlType) -> Option<ScaleSpan> {
     match ty {
         GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => None,
-        GgmlType::Q2_K | GgmlType::Q3_K | GgmlType::IQ4_NL | GgmlType::IQ4_XS | GgmlType::MXFP4 => None,
         GgmlType::Q4_0 | GgmlType::Q4_1 | GgmlType::Q5_0 | GgmlType::Q5_1 | GgmlType::Q8_0 => Some(ScaleSpan::Small),
-        GgmlType::Q4_K | GgmlType::Q5_K | GgmlType::Q6_K => Some(ScaleSpan::Super),
+        // IQ4_XS has blocks of 256 but nothing below its eight scales: to a kernel it is eight blocks of 32.
+        GgmlType::IQ4_NL | GgmlType::IQ4_XS | GgmlType::MXFP4 => Some(ScaleSpan::Small),
+        GgmlType::Q2_K | GgmlType::Q3_K | GgmlType::Q4_K | GgmlType::Q5_K | GgmlType::Q6_K => Some(ScaleSpan::Super),
     }
 }
 
@@ -29,7 +30,8 @@ pub(super) struct SuperGroup {
     pub(super) dmin: f32,
 }
 
-/// A group of a row with 32-weight blocks: `w[k] = d[k/32] · code[k] + m[k/32]`; blocks past the row's end are zero.
+/// A group of a row with a scale per 32 weights: `w[k] = d[k/32] · code[k] + m[k/32]`; blocks past the row's end are
+/// zero.
 pub(super) struct SmallGroup {
     pub(super) codes: [u8; GROUP],
     pub(super) d: [f32; 8],
@@ -40,8 +42,31 @@ impl SuperGroup {
     pub(super) const ZERO: Self = SuperGroup { codes: [0; GROUP], scale: [0; 16], min: [0; 16], d: 0.0, dmin: 0.0 };
 
     /// Unpacks one block of 256.
+    #[inline(always)]
     pub(super) fn unpack(&mut self, ty: GgmlType, block: &[u8]) {
         match ty {
+            GgmlType::Q2_K => {
+                two_bits(&mut self.codes, &block[16..80]);
+                for (j, s) in block[..16].iter().enumerate() {
+                    self.scale[j] = i16::from(s & 15);
+                    self.min[j] = i16::from(s >> 4);
+                }
+                (self.d, self.dmin) = (f16_at(block, 80), f16_at(block, 82));
+            }
+            GgmlType::Q3_K => {
+                two_bits(&mut self.codes, &block[32..96]);
+                for (j, codes) in self.codes.chunks_exact_mut(32).enumerate() {
+                    for (code, high) in codes.iter_mut().zip(&block[..32]) {
+                        *code |= (high >> j & 1) << 2;
+                    }
+                }
+                for j in 0..16 {
+                    self.scale[j] = i16::from(q3_k_scale(&block[96..108], j));
+                }
+                self.min = self.scale;
+                self.d = f16_at(block, 108);
+                self.dmin = 4.0 * self.d;
+            }
             GgmlType::Q4_K => {
                 self.k_scales(block);
                 nibbles(&mut self.codes, &block[16..144]);
@@ -72,10 +97,11 @@ impl SuperGroup {
                 self.d = f16_at(block, 208);
                 self.dmin = 32.0 * self.d;
             }
-            other => unreachable!("{other} has no 256-weight blocks"),
+            other => unreachable!("{other} has no scales within blocks of 256"),
         }
     }
 
+    #[inline(always)]
     fn k_scales(&mut self, block: &[u8]) {
         for j in 0..8 {
             let (scale, min) = k_scale_min(&block[4..16], j);
@@ -88,20 +114,60 @@ impl SuperGroup {
 }
 
 /// Q4_K and Q5_K: each 32 bytes hold 32 low nibbles, then 32 high nibbles.
+#[inline(always)]
 fn nibbles(codes: &mut [u8; GROUP], qs: &[u8]) {
     for (codes, qs) in codes.chunks_exact_mut(64).zip(qs.chunks_exact(32)) {
+        let (low, high) = codes.split_at_mut(32);
         for i in 0..32 {
-            codes[i] = qs[i] & 15;
-            codes[i + 32] = qs[i] >> 4;
+            low[i] = qs[i] & 15;
+            high[i] = qs[i] >> 4;
         }
     }
+}
+
+/// Q2_K and Q3_K: each 32 bytes hold four times 32 codes of two bits, lowest bits first.
+#[inline(always)]
+fn two_bits(codes: &mut [u8; GROUP], qs: &[u8]) {
+    for (codes, qs) in codes.chunks_exact_mut(128).zip(qs.chunks_exact(32)) {
+        for (j, codes) in codes.chunks_exact_mut(32).enumerate() {
+            for (code, q) in codes.iter_mut().zip(qs) {
+                *code = q >> (2 * j) & 3;
+            }
+        }
+    }
+}
+
+/// IQ4_NL's values as codes: 128 more.
+const IQ4_CODES: [u8; 16] = shifted(IQ4_VALUES, 128);
+/// MXFP4's doubled values as codes: 12 more.
+pub(super) const MXFP4_CODES: [u8; 16] = shifted(MXFP4_DOUBLED, 12);
+
+const fn shifted(values: [i8; 16], by: i16) -> [u8; 16] {
+    let mut codes = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        codes[i] = (values[i] as i16 + by) as u8;
+        i += 1;
+    }
+    codes
 }
 
 impl SmallGroup {
     pub(super) const ZERO: Self = SmallGroup { codes: [0; GROUP], d: [0.0; 8], m: [0.0; 8] };
 
-    /// Unpacks up to eight blocks of 32. Q8_0's signed bytes become codes by adding 128.
+    /// Unpacks up to eight blocks of 32, or one of IQ4_XS. What has signed values (Q8_0, the IQ4 types, MXFP4) becomes
+    /// unsigned codes by adding the magnitude of the least.
+    #[inline(always)]
     pub(super) fn unpack(&mut self, ty: GgmlType, blocks: &[u8]) {
+        if ty == GgmlType::IQ4_XS {
+            let d = f16_at(blocks, 0);
+            for (b, codes) in self.codes.chunks_exact_mut(32).enumerate() {
+                self.d[b] = d * f32::from(iq4_xs_scale(blocks, b));
+                self.m[b] = -128.0 * self.d[b];
+                halves(codes, &blocks[8 + 16 * b..24 + 16 * b], |q| IQ4_CODES[usize::from(q)]);
+            }
+            return;
+        }
         let n = blocks.len() / ty.block_bytes();
         self.d[n..].fill(0.0);
         self.m[n..].fill(0.0);
@@ -109,36 +175,50 @@ impl SmallGroup {
         for (b, (block, codes)) in
             blocks.chunks_exact(ty.block_bytes()).zip(self.codes.chunks_exact_mut(32)).enumerate()
         {
-            let d = f16_at(block, 0);
+            let d = if ty == GgmlType::MXFP4 { e8m0_half(block[0]) } else { f16_at(block, 0) };
             self.d[b] = d;
             self.m[b] = match ty {
                 GgmlType::Q4_0 => -8.0 * d,
                 GgmlType::Q5_0 => -16.0 * d,
-                GgmlType::Q8_0 => -128.0 * d,
+                GgmlType::Q8_0 | GgmlType::IQ4_NL => -128.0 * d,
+                GgmlType::MXFP4 => -12.0 * d,
                 _ => f16_at(block, 2),
             };
-            let qs = match ty {
-                GgmlType::Q4_0 | GgmlType::Q8_0 => &block[2..],
-                GgmlType::Q4_1 => &block[4..],
-                GgmlType::Q5_0 => &block[6..],
-                _ => &block[8..],
-            };
-            if ty == GgmlType::Q8_0 {
-                codes.iter_mut().zip(qs).for_each(|(c, q)| *c = q ^ 0x80);
-                continue;
-            }
-            for i in 0..16 {
-                codes[i] = qs[i] & 15;
-                codes[i + 16] = qs[i] >> 4;
-            }
-            if matches!(ty, GgmlType::Q5_0 | GgmlType::Q5_1) {
-                let at = if ty == GgmlType::Q5_0 { 2 } else { 4 };
-                let high = u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
-                for (i, code) in codes.iter_mut().enumerate() {
-                    *code |= ((high >> i & 1) as u8) << 4;
+            match ty {
+                GgmlType::Q8_0 => codes.iter_mut().zip(&block[2..]).for_each(|(c, q)| *c = q ^ 0x80),
+                GgmlType::MXFP4 => halves(codes, &block[1..], |q| MXFP4_CODES[usize::from(q)]),
+                GgmlType::IQ4_NL => halves(codes, &block[2..], |q| IQ4_CODES[usize::from(q)]),
+                GgmlType::Q4_0 => halves(codes, &block[2..], |q| q),
+                GgmlType::Q4_1 => halves(codes, &block[4..], |q| q),
+                GgmlType::Q5_0 => {
+                    halves(codes, &block[6..], |q| q);
+                    fifth_bits(codes, &block[2..6]);
+                }
+                _ => {
+                    halves(codes, &block[8..], |q| q);
+                    fifth_bits(codes, &block[4..8]);
                 }
             }
         }
+    }
+}
+
+/// Sixteen bytes to 32 codes: low nibbles, then high ones.
+#[inline(always)]
+fn halves(codes: &mut [u8], qs: &[u8], code: impl Fn(u8) -> u8) {
+    let (low, high) = codes.split_at_mut(16);
+    for ((low, high), q) in low.iter_mut().zip(high).zip(qs) {
+        *low = code(q & 15);
+        *high = code(q >> 4);
+    }
+}
+
+/// Bit `i` of the 32-bit mask is the fifth bit of code `i`.
+#[inline(always)]
+fn fifth_bits(codes: &mut [u8], mask: &[u8]) {
+    let mask = u32::from_le_bytes([mask[0], mask[1], mask[2], mask[3]]);
+    for (i, code) in codes.iter_mut().enumerate() {
+        *code |= ((mask >> i & 1) as u8) << 4;
     }
 }
 
@@ -200,7 +280,7 @@ pub(super) mod tests {
     fn groups_hold_the_reference_values() {
         for ty in GgmlType::ALL {
             let Some(span) = span_of(ty) else { continue };
-            let cols = if span == ScaleSpan::Super { 512 } else { 256 + 96 };
+            let cols = if ty.block_len() == 256 { 512 } else { 256 + 96 };
             let row = random_row(ty, cols, 7);
             let mut want = vec![0.0; cols];
             dequantize_row(ty, &row, &mut want);

@@ -2,7 +2,7 @@
 //!
 //! Ops run at once, in the order of the forward pass. Quantised weights meet activations quantised to 8 bits
 //! (`activation`), by rows when few tokens are in flight (`rows`, bound by memory) and by panels for prompts
-//! (`panel`, bound by arithmetic); with [`Precision::Exact`] activations stay f32 (`float`).
+//! (`panel`, bound by arithmetic); with [`Precision::Exact`] activations stay f32 (`float`). `product` chooses.
 
 mod activation;
 mod attention;
@@ -13,26 +13,33 @@ mod avx512;
 mod float;
 mod group;
 mod kv;
+mod moe;
 mod output;
 mod panel;
 #[cfg(target_arch = "x86_64")]
 mod panel_avx2;
+mod product;
 mod rows;
 mod simd;
+#[cfg(target_arch = "x86_64")]
+mod small;
 
 use super::{Act, Backend, BatchToken, Limits, Linear, TensorView};
 use crate::error::Error;
 use crate::gguf::GgmlType;
 use crate::kv::{KvLayout, KvPages, PageCopy};
-use crate::model::{Config, ExpertWeights, RopeLayout, RopeTable};
-use activation::{QuantizedRows, ScaleSpan};
+use crate::model::{Activation, Config, ExpertWeights, RopeLayout, RopeTable};
+use activation::QuantizedRows;
 use attention::Heads;
 use kv::KvCache;
+use moe::Moe;
 use output::Output;
+use product::{Inputs, with_scratch};
 use rayon::prelude::*;
-use rows::RowBlock;
 pub use simd::SimdLevel;
+pub(crate) use simd::sum_exp;
 use simd::vectorised;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// What activations are multiplied as.
@@ -43,9 +50,6 @@ pub enum Precision {
     /// 8-bit activations against quantised weights, as other engines do.
     Fast,
 }
-
-/// Most rows that a thread takes at once when it decodes.
-const MAX_TASK_ROWS: usize = 128;
 
 /// The CPU as a [`Backend`].
 pub struct Cpu {
@@ -61,6 +65,7 @@ pub struct Cpu {
     outputs: Vec<usize>,
     /// Input of the current product, per scale span.
     quantized: [QuantizedRows; 2],
+    moe: Moe,
     /// Set by `allocate`.
     shape: Option<Shape>,
 }
@@ -93,6 +98,17 @@ impl CpuWeight {
         float::decode_row(self.ty, self.data, &mut v);
         v
     }
+
+    /// Some elements of a row of a float type (biases of experts).
+    fn elements(&self, r: usize, cols: Range<usize>) -> impl Iterator<Item = f32> {
+        let row = self.row(r);
+        let (ty, bytes) = (self.ty, self.ty.row_bytes(1));
+        cols.map(move |c| {
+            let mut value = [0.0];
+            float::decode_row(ty, &row[c * bytes..(c + 1) * bytes], &mut value);
+            value[0]
+        })
+    }
 }
 
 impl Cpu {
@@ -119,6 +135,7 @@ impl Cpu {
             layer: 0,
             outputs: Vec::new(),
             quantized: Default::default(),
+            moe: Moe::default(),
             shape: None,
         }
     }
@@ -158,11 +175,6 @@ impl Cpu {
 
     fn get(&self, act: Act) -> &[f32] {
         &self.acts[act as usize][..self.n_rows(act) * self.width(act)]
-    }
-
-    /// Whether a product runs in integers, and with which form of activations.
-    fn integer_span(&self, weight: &CpuWeight) -> Option<ScaleSpan> {
-        group::span_of(weight.ty).filter(|_| self.precision == Precision::Fast)
     }
 }
 
@@ -244,26 +256,15 @@ impl Backend for Cpu {
         let mut outputs: Vec<Vec<f32>> = products.iter().map(|p| self.take(p.out)).collect();
         let biases: Vec<Option<Vec<f32>>> = products.iter().map(|p| p.bias.map(|b| b.to_f32())).collect();
         if n > 0 {
-            for span in [ScaleSpan::Super, ScaleSpan::Small] {
-                if let Some(p) = products.iter().find(|p| self.integer_span(p.weight) == Some(span)) {
-                    self.quantized[span as usize].quantize(self.level, &input, n, p.weight.cols, span);
-                }
-            }
-            let (mut by_rows, mut others) = (Vec::new(), Vec::new());
-            for ((p, out), bias) in products.iter().zip(&mut outputs).zip(&biases) {
-                let out = Output::new(out, p.weight.rows, bias.as_deref(), p.accumulate);
-                match self.integer_span(p.weight) {
-                    Some(span) if n < panel::MIN_TOKENS => by_rows.push((p.weight, span, out)),
-                    span => others.push((p.weight, span, out)),
-                }
-            }
-            self.multiply_by_rows(n, &by_rows);
-            for (weight, span, out) in &others {
-                match span {
-                    Some(span) => panel::multiply(self.level, weight, &self.quantized[*span as usize], out),
-                    None => float::multiply(self.level, weight, &input, out),
-                }
-            }
+            let weights = products.iter().map(|p| p.weight);
+            product::quantize(&mut self.quantized, self.level, self.precision, &input, n, weights);
+            let parts: Vec<(&CpuWeight, Output<'_>)> = products
+                .iter()
+                .zip(&mut outputs)
+                .zip(&biases)
+                .map(|((p, out), bias)| (p.weight, Output::new(out, p.weight.rows, bias.as_deref(), p.accumulate)))
+                .collect();
+            self.multiply(&input, n, &parts);
         }
         for (p, out) in products.iter().zip(outputs) {
             self.give(p.out, out);
@@ -323,13 +324,7 @@ impl Backend for Cpu {
         let mut gate = self.take(Act::Gate);
         let level = self.level;
         let rows = gate.par_chunks_mut(1024).zip(self.get(Act::Up).par_chunks(1024)).with_min_len(4);
-        rows.for_each(|(gate, up)| {
-            vectorised!(level, || {
-                for (g, u) in gate.iter_mut().zip(up) {
-                    *g = *g / (1.0 + simd::exp(-*g)) * u;
-                }
-            });
-        });
+        rows.for_each(|(gate, up)| vectorised!(level, || moe::activate(Activation::Swiglu, gate, up)));
         self.give(Act::Gate, gate);
         Ok(())
     }
@@ -345,11 +340,22 @@ impl Backend for Cpu {
     }
 
     fn route(&mut self) -> Result<(), Error> {
-        Err(crate::error::RequestError::NoExperts.into())
+        let logits = self.take(Act::Router);
+        let config = self.shape().config.moe.expect("a model with experts");
+        self.moe.route(&config, &logits);
+        self.give(Act::Router, logits);
+        Ok(())
     }
 
-    fn experts(&mut self, _: Act, _: &ExpertWeights<CpuWeight>) -> Result<(), Error> {
-        Err(crate::error::RequestError::NoExperts.into())
+    fn experts(&mut self, x: Act, experts: &ExpertWeights<CpuWeight>) -> Result<(), Error> {
+        let (input, mut out) = (self.take(x), self.take(Act::X));
+        let config = &self.shape().config;
+        let (config, n_embd) = (config.moe.expect("a model with experts"), config.n_embd);
+        let kind = moe::Kind { moe: &config, n_embd, precision: self.precision, level: self.level };
+        self.moe.experts(kind, &input, experts, &mut self.quantized, &mut out);
+        self.give(x, input);
+        self.give(Act::X, out);
+        Ok(())
     }
 
     fn gather_outputs(&mut self) -> Result<(), Error> {
@@ -373,30 +379,27 @@ impl Backend for Cpu {
 }
 
 impl Cpu {
-    /// Products of few tokens: all weights' rows in one parallel loop, so that threads meet once per op.
-    fn multiply_by_rows(&self, n: usize, products: &[(&CpuWeight, ScaleSpan, Output<'_>)]) {
-        let total: usize = products.iter().map(|(w, _, _)| w.rows).sum();
-        let task_rows = (total / (rayon::current_num_threads() * 8)).clamp(8, MAX_TASK_ROWS);
-        let tasks: Vec<(usize, usize)> = products
+    /// Several products of `input`, `[n, cols]`: all weights' rows in one parallel loop, so that threads meet once.
+    fn multiply(&self, input: &[f32], n: usize, products: &[(&CpuWeight, Output<'_>)]) {
+        let x = Inputs { float: input, quantized: &self.quantized, precision: self.precision, level: self.level };
+        let total: usize = products.iter().map(|(w, _)| w.rows).sum();
+        let blocks: Vec<(usize, Range<usize>)> = products
             .iter()
             .enumerate()
-            .flat_map(|(i, (w, _, _))| (0..w.rows).step_by(task_rows).map(move |first| (i, first)))
+            .flat_map(|(i, (w, _))| {
+                let step = product::block_rows(w, self.precision, total, n);
+                (0..w.rows).step_by(step).map(move |first| (i, first..w.rows.min(first + step)))
+            })
             .collect();
-        tasks.par_iter().for_each(|&(i, first)| {
-            let (weight, span, out) = &products[i];
-            let x = &self.quantized[*span as usize];
-            let last = weight.rows.min(first + task_rows);
-            let row_bytes = weight.ty.row_bytes(weight.cols);
-            let data = &weight.data[first * row_bytes..last * row_bytes];
-            let block = RowBlock { ty: weight.ty, row_bytes, data };
-            let mut sums = [0.0f32; rows::MAX_TOKENS * MAX_TASK_ROWS];
-            for t in (0..n).step_by(rows::MAX_TOKENS) {
-                let tokens = rows::MAX_TOKENS.min(n - t);
-                rows::dot_rows(self.level, block, x, t, tokens, &mut sums);
-                for (i, sums) in sums.chunks_exact(last - first).take(tokens).enumerate() {
-                    out.put(t + i, first, sums);
+        blocks.par_iter().for_each(|(i, rows)| {
+            let (weight, out) = &products[*i];
+            with_scratch(|s| {
+                s.first.resize(n * rows.len(), 0.0);
+                product::multiply(weight, rows.clone(), x, 0..n, &mut s.kernel, &mut s.first);
+                for (t, sums) in s.first.chunks_exact(rows.len()).enumerate() {
+                    out.put(t, rows.start, sums);
                 }
-            }
+            });
         });
     }
 }

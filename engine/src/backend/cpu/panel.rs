@@ -3,22 +3,20 @@
 //! A panel is eight rows (sixteen with AVX-512) of one group of 256 columns, unpacked once and then multiplied with
 //! every token of the batch. Its codes are interleaved, `[k/4][row][4]`, so that one vector holds four columns of all
 //! rows and a token's four activations are broadcast against it: the sums stay apart by row and nothing is added
-//! across lanes. Callers: `Cpu::linear`, from [`MIN_TOKENS`] tokens on.
+//! across lanes. Caller: `product`, from [`MIN_TOKENS`] tokens on.
 
 use super::CpuWeight;
 use super::activation::{GROUP, QuantizedRows, ScaleSpan};
 use super::group::{SmallGroup, SuperGroup, group_of, span_of};
-use super::output::Output;
 use super::simd::SimdLevel;
 use crate::gguf::GgmlType;
-use rayon::prelude::*;
 use std::ops::Range;
 
 /// Below this many tokens, unpacking costs more than it saves and the row kernels are used.
 pub(super) const MIN_TOKENS: usize = 8;
 
-/// Rows of one task: several panels, so that the activations of a group are read from cache.
-const TASK_ROWS: usize = 32;
+/// Most rows of one task: several panels, so that the activations of a group are read from cache.
+pub(super) const TASK_ROWS: usize = 32;
 
 /// Steps of four columns in a group.
 pub(super) const STEPS: usize = GROUP / 4;
@@ -44,132 +42,134 @@ pub(super) struct SmallPanel<const R: usize> {
 }
 
 impl<const R: usize> SuperPanel<R> {
-    fn zero() -> Box<Self> {
-        Box::new(SuperPanel {
-            codes: [[[0; 4]; R]; STEPS],
-            scale: [[[0; 2]; R]; 16],
-            min: [[[0; 2]; R]; 8],
-            d: [0.0; R],
-            dmin: [0.0; R],
-        })
-    }
+    const ZERO: Self = SuperPanel {
+        codes: [[[0; 4]; R]; STEPS],
+        scale: [[[0; 2]; R]; 16],
+        min: [[[0; 2]; R]; 8],
+        d: [0.0; R],
+        dmin: [0.0; R],
+    };
 
-    /// Unpacks group `g` of `rows` (at most `R`; the others become zeros).
-    fn fill(&mut self, weight: &CpuWeight, rows: Range<usize>, g: usize) {
-        let mut group = SuperGroup::ZERO;
-        for r in 0..R {
-            match rows.clone().nth(r) {
-                Some(row) => group.unpack(weight.ty, group_of(weight.ty, weight.row(row), g)),
-                None => group = SuperGroup::ZERO,
+    /// Unpacks group `g` of `rows` (at most `R`; the others become zeros) by way of `groups`.
+    fn fill<K: PanelKernel<R>>(
+        &mut self,
+        groups: &mut [SuperGroup; R],
+        weight: &CpuWeight,
+        rows: Range<usize>,
+        g: usize,
+    ) {
+        for (r, group) in groups.iter_mut().enumerate() {
+            match rows.start + r < rows.end {
+                true => K::unpack_super(weight.ty, group_of(weight.ty, weight.row(rows.start + r), g), group),
+                false => *group = SuperGroup::ZERO,
             }
-            self.set_row(r, &group);
+            for j in 0..16 {
+                self.scale[j][r] = [group.scale[j]; 2];
+                self.min[j / 2][r][j % 2] = group.min[j];
+            }
+            (self.d[r], self.dmin[r]) = (group.d, group.dmin);
         }
-    }
-
-    fn set_row(&mut self, r: usize, w: &SuperGroup) {
-        interleave(&mut self.codes, r, &w.codes);
-        for j in 0..16 {
-            self.scale[j][r] = [w.scale[j]; 2];
-            self.min[j / 2][r][j % 2] = w.min[j];
-        }
-        (self.d[r], self.dmin[r]) = (w.d, w.dmin);
+        K::interleave(groups.each_ref().map(|g| &g.codes), &mut self.codes);
     }
 }
 
 impl<const R: usize> SmallPanel<R> {
-    fn zero() -> Box<Self> {
-        Box::new(SmallPanel { codes: [[[0; 4]; R]; STEPS], d: [[0.0; R]; 8], m: [[0.0; R]; 8] })
-    }
+    const ZERO: Self = SmallPanel { codes: [[[0; 4]; R]; STEPS], d: [[0.0; R]; 8], m: [[0.0; R]; 8] };
 
-    /// Unpacks group `g` of `rows` (at most `R`; the others become zeros).
-    fn fill(&mut self, weight: &CpuWeight, rows: Range<usize>, g: usize) {
-        let mut group = SmallGroup::ZERO;
-        for r in 0..R {
-            match rows.clone().nth(r) {
-                Some(row) => group.unpack(weight.ty, group_of(weight.ty, weight.row(row), g)),
-                None => group = SmallGroup::ZERO,
+    /// Unpacks group `g` of `rows` (at most `R`; the others become zeros) by way of `groups`.
+    fn fill<K: PanelKernel<R>>(
+        &mut self,
+        groups: &mut [SmallGroup; R],
+        weight: &CpuWeight,
+        rows: Range<usize>,
+        g: usize,
+    ) {
+        for (r, group) in groups.iter_mut().enumerate() {
+            match rows.start + r < rows.end {
+                true => K::unpack_small(weight.ty, group_of(weight.ty, weight.row(rows.start + r), g), group),
+                false => *group = SmallGroup::ZERO,
             }
-            self.set_row(r, &group);
+            for b in 0..8 {
+                (self.d[b][r], self.m[b][r]) = (group.d[b], group.m[b]);
+            }
         }
-    }
-
-    fn set_row(&mut self, r: usize, w: &SmallGroup) {
-        interleave(&mut self.codes, r, &w.codes);
-        for b in 0..8 {
-            (self.d[b][r], self.m[b][r]) = (w.d[b], w.m[b]);
-        }
+        K::interleave(groups.each_ref().map(|g| &g.codes), &mut self.codes);
     }
 }
 
-#[inline(always)]
-fn interleave<const R: usize>(codes: &mut [[[u8; 4]; R]; STEPS], r: usize, row: &[u8; GROUP]) {
-    for (step, quad) in codes.iter_mut().zip(row.chunks_exact(4)) {
-        step[r].copy_from_slice(quad);
-    }
-}
-
-/// The panel kernels of an instruction set: both add the panel's products with group `g` of every token to `sums`,
-/// `[token][R]`.
+/// The panel kernels of an instruction set.
 trait PanelKernel<const R: usize> {
-    fn super_panel(ty: GgmlType, panel: &SuperPanel<R>, x: &QuantizedRows, g: usize, sums: &mut [f32]);
-    fn small_panel(ty: GgmlType, panel: &SmallPanel<R>, x: &QuantizedRows, g: usize, sums: &mut [f32]);
+    /// As [`SuperGroup::unpack`].
+    fn unpack_super(ty: GgmlType, block: &[u8], group: &mut SuperGroup);
+    /// As [`SmallGroup::unpack`].
+    fn unpack_small(ty: GgmlType, blocks: &[u8], group: &mut SmallGroup);
+    /// Lays the codes of `R` rows out in steps of four columns.
+    fn interleave(rows: [&[u8; GROUP]; R], codes: &mut [[[u8; 4]; R]; STEPS]);
+    /// Adds the panel's products with group `g` of the tokens from `t0` on to `sums`, `[token][R]`.
+    fn super_panel(ty: GgmlType, panel: &SuperPanel<R>, x: &QuantizedRows, g: usize, t0: usize, sums: &mut [f32]);
+    /// As [`Self::super_panel`].
+    fn small_panel(ty: GgmlType, panel: &SmallPanel<R>, x: &QuantizedRows, g: usize, t0: usize, sums: &mut [f32]);
 }
 
-/// `out = x · weightᵀ` for all tokens of `x`.
-pub(super) fn multiply(level: SimdLevel, weight: &CpuWeight, x: &QuantizedRows, out: &Output<'_>) {
+/// `out[i][r] = row r of rows · x[tokens.start + i]` for at most [`TASK_ROWS`] rows; `out` is `[tokens][rows]`, `sums`
+/// is scratch.
+pub(super) fn multiply(
+    level: SimdLevel,
+    weight: &CpuWeight,
+    rows: Range<usize>,
+    x: &QuantizedRows,
+    tokens: Range<usize>,
+    sums: &mut Vec<f32>,
+    out: &mut [f32],
+) {
     match level {
         #[cfg(target_arch = "x86_64")]
-        SimdLevel::Avx512Vnni => multiply_with::<16, Avx512Vnni>(weight, x, out),
+        SimdLevel::Avx512Vnni => multiply_with::<16, Avx512Vnni>(weight, rows, x, tokens, sums, out),
         #[cfg(target_arch = "x86_64")]
-        SimdLevel::Avx2 => multiply_with::<8, Avx2>(weight, x, out),
-        _ => multiply_with::<8, Portable>(weight, x, out),
+        SimdLevel::Avx2 => multiply_with::<8, Avx2>(weight, rows, x, tokens, sums, out),
+        _ => multiply_with::<8, Portable>(weight, rows, x, tokens, sums, out),
     }
 }
 
-fn multiply_with<const R: usize, K: PanelKernel<R>>(weight: &CpuWeight, x: &QuantizedRows, out: &Output<'_>) {
+fn multiply_with<const R: usize, K: PanelKernel<R>>(
+    weight: &CpuWeight,
+    rows: Range<usize>,
+    x: &QuantizedRows,
+    tokens: Range<usize>,
+    sums: &mut Vec<f32>,
+    out: &mut [f32],
+) {
     let span = span_of(weight.ty).expect("a quantised weight");
-    (0..weight.rows.div_ceil(TASK_ROWS)).into_par_iter().for_each_init(
-        || Scratch::<R>::new(x.n),
-        |scratch, task| {
-            let rows = task * TASK_ROWS..weight.rows.min((task + 1) * TASK_ROWS);
-            scratch.sums.fill(0.0);
+    let (n, t0) = (tokens.len(), tokens.start);
+    assert!(rows.len() <= TASK_ROWS && out.len() == rows.len() * n);
+    // `[panel][token][R]`.
+    sums.clear();
+    sums.resize(rows.len().div_ceil(R) * n * R, 0.0);
+    let panels = rows.clone().step_by(R).map(|first| first..rows.end.min(first + R));
+    match span {
+        ScaleSpan::Super => {
+            let (mut panel, mut groups) = (SuperPanel::<R>::ZERO, [const { SuperGroup::ZERO }; R]);
             for g in 0..x.groups {
-                for (p, first) in rows.clone().step_by(R).enumerate() {
-                    let panel_rows = first..rows.end.min(first + R);
-                    let sums = &mut scratch.sums[p * x.n * R..(p + 1) * x.n * R];
-                    match span {
-                        ScaleSpan::Super => {
-                            scratch.wide.fill(weight, panel_rows, g);
-                            K::super_panel(weight.ty, &scratch.wide, x, g, sums);
-                        }
-                        ScaleSpan::Small => {
-                            scratch.small.fill(weight, panel_rows, g);
-                            K::small_panel(weight.ty, &scratch.small, x, g, sums);
-                        }
-                    }
+                for (rows, sums) in panels.clone().zip(sums.chunks_exact_mut(n * R)) {
+                    panel.fill::<K>(&mut groups, weight, rows, g);
+                    K::super_panel(weight.ty, &panel, x, g, t0, sums);
                 }
             }
-            for (p, first) in rows.clone().step_by(R).enumerate() {
-                let n_rows = rows.end.min(first + R) - first;
-                for t in 0..x.n {
-                    out.put(t, first, &scratch.sums[(p * x.n + t) * R..][..n_rows]);
+        }
+        ScaleSpan::Small => {
+            let (mut panel, mut groups) = (SmallPanel::<R>::ZERO, [const { SmallGroup::ZERO }; R]);
+            for g in 0..x.groups {
+                for (rows, sums) in panels.clone().zip(sums.chunks_exact_mut(n * R)) {
+                    panel.fill::<K>(&mut groups, weight, rows, g);
+                    K::small_panel(weight.ty, &panel, x, g, t0, sums);
                 }
             }
-        },
-    );
-}
-
-/// What a thread needs for its tasks.
-struct Scratch<const R: usize> {
-    /// `[panel][token][R]`.
-    sums: Vec<f32>,
-    wide: Box<SuperPanel<R>>,
-    small: Box<SmallPanel<R>>,
-}
-
-impl<const R: usize> Scratch<R> {
-    fn new(n: usize) -> Self {
-        Scratch { sums: vec![0.0; TASK_ROWS.div_ceil(R) * R * n], wide: SuperPanel::zero(), small: SmallPanel::zero() }
+        }
+    }
+    for (i, out) in out.chunks_exact_mut(rows.len()).enumerate() {
+        for (p, out) in out.chunks_mut(R).enumerate() {
+            out.copy_from_slice(&sums[(p * n + i) * R..][..out.len()]);
+        }
     }
 }
 
@@ -177,9 +177,25 @@ impl<const R: usize> Scratch<R> {
 struct Portable;
 
 impl PanelKernel<8> for Portable {
-    fn super_panel(_: GgmlType, panel: &SuperPanel<8>, x: &QuantizedRows, g: usize, sums: &mut [f32]) {
+    fn unpack_super(ty: GgmlType, block: &[u8], group: &mut SuperGroup) {
+        group.unpack(ty, block);
+    }
+
+    fn unpack_small(ty: GgmlType, blocks: &[u8], group: &mut SmallGroup) {
+        group.unpack(ty, blocks);
+    }
+
+    fn interleave(rows: [&[u8; GROUP]; 8], codes: &mut [[[u8; 4]; 8]; STEPS]) {
+        for (r, row) in rows.into_iter().enumerate() {
+            for (step, quad) in codes.iter_mut().zip(row.as_chunks::<4>().0) {
+                step[r] = *quad;
+            }
+        }
+    }
+
+    fn super_panel(_: GgmlType, panel: &SuperPanel<8>, x: &QuantizedRows, g: usize, t0: usize, sums: &mut [f32]) {
         for (t, sums) in sums.chunks_exact_mut(8).enumerate() {
-            let x = x.group(g, t);
+            let x = x.group(g, t0 + t);
             for (r, sum) in sums.iter_mut().enumerate() {
                 let (mut products, mut mins) = (0i32, 0i32);
                 for j in 0..16 {
@@ -192,9 +208,9 @@ impl PanelKernel<8> for Portable {
         }
     }
 
-    fn small_panel(_: GgmlType, panel: &SmallPanel<8>, x: &QuantizedRows, g: usize, sums: &mut [f32]) {
+    fn small_panel(_: GgmlType, panel: &SmallPanel<8>, x: &QuantizedRows, g: usize, t0: usize, sums: &mut [f32]) {
         for (t, sums) in sums.chunks_exact_mut(8).enumerate() {
-            let x = x.group(g, t);
+            let x = x.group(g, t0 + t);
             for (r, sum) in sums.iter_mut().enumerate() {
                 for b in 0..8 {
                     let products = quads(&panel.codes[b * 8..(b + 1) * 8], r, &x.q[b * 32..]);
@@ -210,14 +226,29 @@ struct Avx2;
 
 #[cfg(target_arch = "x86_64")]
 impl PanelKernel<8> for Avx2 {
-    fn super_panel(ty: GgmlType, panel: &SuperPanel<8>, x: &QuantizedRows, g: usize, sums: &mut [f32]) {
+    fn unpack_super(ty: GgmlType, block: &[u8], group: &mut SuperGroup) {
         // SAFETY: this kernel is only chosen where `SimdLevel::detect` has seen its instructions.
-        unsafe { super::panel_avx2::super_panel(ty, panel, x, g, sums) }
+        unsafe { super::avx2::unpack_super(ty, block, group) }
     }
 
-    fn small_panel(ty: GgmlType, panel: &SmallPanel<8>, x: &QuantizedRows, g: usize, sums: &mut [f32]) {
+    fn unpack_small(ty: GgmlType, blocks: &[u8], group: &mut SmallGroup) {
+        // SAFETY: as above.
+        unsafe { super::avx2::unpack_small(ty, blocks, group) }
+    }
+
+    fn interleave(rows: [&[u8; GROUP]; 8], codes: &mut [[[u8; 4]; 8]; STEPS]) {
+        // SAFETY: as above.
+        unsafe { super::panel_avx2::interleave(rows, codes) }
+    }
+
+    fn super_panel(ty: GgmlType, panel: &SuperPanel<8>, x: &QuantizedRows, g: usize, t0: usize, sums: &mut [f32]) {
         // SAFETY: this kernel is only chosen where `SimdLevel::detect` has seen its instructions.
-        unsafe { super::panel_avx2::small_panel(ty, panel, x, g, sums) }
+        unsafe { super::panel_avx2::super_panel(ty, panel, x, g, t0, sums) }
+    }
+
+    fn small_panel(ty: GgmlType, panel: &SmallPanel<8>, x: &QuantizedRows, g: usize, t0: usize, sums: &mut [f32]) {
+        // SAFETY: this kernel is only chosen where `SimdLevel::detect` has seen its instructions.
+        unsafe { super::panel_avx2::small_panel(ty, panel, x, g, t0, sums) }
     }
 }
 
@@ -226,14 +257,29 @@ struct Avx512Vnni;
 
 #[cfg(target_arch = "x86_64")]
 impl PanelKernel<16> for Avx512Vnni {
-    fn super_panel(_: GgmlType, panel: &SuperPanel<16>, x: &QuantizedRows, g: usize, sums: &mut [f32]) {
+    fn unpack_super(ty: GgmlType, block: &[u8], group: &mut SuperGroup) {
         // SAFETY: this kernel is only chosen where `SimdLevel::detect` has seen its instructions.
-        unsafe { super::avx512::super_panel(panel, x, g, sums) }
+        unsafe { super::avx2::unpack_super(ty, block, group) }
     }
 
-    fn small_panel(_: GgmlType, panel: &SmallPanel<16>, x: &QuantizedRows, g: usize, sums: &mut [f32]) {
+    fn unpack_small(ty: GgmlType, blocks: &[u8], group: &mut SmallGroup) {
+        // SAFETY: as above.
+        unsafe { super::avx2::unpack_small(ty, blocks, group) }
+    }
+
+    fn interleave(rows: [&[u8; GROUP]; 16], codes: &mut [[[u8; 4]; 16]; STEPS]) {
+        // SAFETY: as above.
+        unsafe { super::panel_avx2::interleave(rows, codes) }
+    }
+
+    fn super_panel(_: GgmlType, panel: &SuperPanel<16>, x: &QuantizedRows, g: usize, t0: usize, sums: &mut [f32]) {
         // SAFETY: this kernel is only chosen where `SimdLevel::detect` has seen its instructions.
-        unsafe { super::avx512::small_panel(panel, x, g, sums) }
+        unsafe { super::avx512::super_panel(panel, x, g, t0, sums) }
+    }
+
+    fn small_panel(_: GgmlType, panel: &SmallPanel<16>, x: &QuantizedRows, g: usize, t0: usize, sums: &mut [f32]) {
+        // SAFETY: this kernel is only chosen where `SimdLevel::detect` has seen its instructions.
+        unsafe { super::avx512::small_panel(panel, x, g, t0, sums) }
     }
 }
 
@@ -256,7 +302,7 @@ mod tests {
     fn panels_agree_with_rows() {
         for ty in GgmlType::ALL {
             let Some(span) = span_of(ty) else { continue };
-            let cols = if span == ScaleSpan::Super { 768 } else { 608 };
+            let cols = if ty.block_len() == 256 { 768 } else { 608 };
             let (n_rows, n) = (45, 23);
             let data: Vec<u8> = (0..n_rows).flat_map(|r| random_row(ty, cols, r as u64 + 1)).collect();
             let weight = CpuWeight { ty, rows: n_rows, cols, data: Vec::leak(data) };
@@ -266,16 +312,57 @@ mod tests {
             let mut want = vec![0.0; n * n_rows];
             let block = RowBlock { ty, row_bytes: ty.row_bytes(cols), data: weight.data };
             for (t, want) in want.chunks_exact_mut(n_rows).enumerate() {
-                dot_rows(SimdLevel::Portable, block, &rows, t, 1, want);
+                dot_rows(SimdLevel::Portable, block, &rows, t..t + 1, want);
             }
             let size = want.iter().map(|w| w * w).sum::<f32>().sqrt() / (want.len() as f32).sqrt();
-            let bias: Vec<f32> = (0..n_rows).map(|r| r as f32).collect();
+            // Not from the first token on, and in blocks that end inside a panel.
+            let tokens = 2..n;
             for level in SimdLevel::available() {
-                let mut got = vec![1.0; n * n_rows];
-                multiply(level, &weight, &rows, &Output::new(&mut got, n_rows, Some(&bias), true));
-                for (i, (got, want)) in got.iter().zip(&want).enumerate() {
-                    let error = (got - want - 1.0 - bias[i % n_rows]).abs();
-                    assert!(error <= 2e-5 * size.max(1.0), "{ty} {level:?} element {i}: {got} for {want}");
+                for first in (0..n_rows).step_by(TASK_ROWS) {
+                    let block = first..n_rows.min(first + TASK_ROWS);
+                    let mut got = vec![1.0; tokens.len() * block.len()];
+                    let mut sums = vec![1.0; 7];
+                    multiply(level, &weight, block.clone(), &rows, tokens.clone(), &mut sums, &mut got);
+                    for (i, got) in got.iter().enumerate() {
+                        let want = want[(2 + i / block.len()) * n_rows + first + i % block.len()];
+                        let error = (got - want).abs();
+                        assert!(error <= 2e-5 * size.max(1.0), "{ty} {level:?} element {i}: {got} for {want}");
+                    }
+                }
+            }
+        }
+    }
+    /// Vector unpacking against the plain one, with a last short group.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn vectors_unpack_the_same_groups() {
+        if SimdLevel::detect() < SimdLevel::Avx2 {
+            return;
+        }
+        for ty in GgmlType::ALL {
+            let Some(span) = span_of(ty) else { continue };
+            let cols = if ty.block_len() == 256 { 512 } else { 256 + 96 };
+            let row = random_row(ty, cols, 11);
+            for g in 0..2 {
+                let bytes = group_of(ty, &row, g);
+                // A block of zeros has the least scale there is in MXFP4.
+                let close = |a: f32, b: f32| (a - b).abs() <= 1e-6 * b.abs() + 1e-36;
+                if span == ScaleSpan::Super {
+                    let (mut got, mut want) = (SuperGroup::ZERO, SuperGroup::ZERO);
+                    Avx2::unpack_super(ty, bytes, &mut got);
+                    Portable::unpack_super(ty, bytes, &mut want);
+                    assert_eq!((got.codes, got.scale, got.min), (want.codes, want.scale, want.min), "{ty} group {g}");
+                    assert!(close(got.d, want.d) && close(got.dmin, want.dmin), "{ty} group {g}");
+                } else {
+                    let (mut got, mut want) = (SmallGroup::ZERO, SmallGroup::ZERO);
+                    Avx2::unpack_small(ty, bytes, &mut got);
+                    Portable::unpack_small(ty, bytes, &mut want);
+                    for b in 0..8 {
+                        assert!(close(got.d[b], want.d[b]) && close(got.m[b], want.m[b]), "{ty} group {g} block {b}");
+                        // Where the scale is zero, codes don't matter.
+                        let codes = 32 * b..32 * b + 32;
+                        assert!(want.d[b] == 0.0 || got.codes[codes.clone()] == want.codes[codes], "{ty} group {g}");
+                    }
                 }
             }
         }

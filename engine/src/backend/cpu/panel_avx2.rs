@@ -4,6 +4,7 @@
 //! width of the codes), and only then widened and scaled: that is what makes them cheaper than a row kernel.
 
 use super::activation::{GroupRef, QuantizedRows};
+use super::avx2::{load256, store256};
 use super::panel::{STEPS, SmallPanel, SuperPanel};
 use crate::gguf::GgmlType;
 use std::arch::x86_64::*;
@@ -11,39 +12,87 @@ use std::arch::x86_64::*;
 /// Tokens that share a load of the panel.
 const TILE: usize = 4;
 
-/// Adds `panel · x[g]` to `sums`, `[token][8]`, for K-quants.
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn super_panel(ty: GgmlType, panel: &SuperPanel<8>, x: &QuantizedRows, g: usize, sums: &mut [f32]) {
-    match ty {
-        // 8 steps of pairs: 8 · 2 · 15 · 127 < 2¹⁵.
-        GgmlType::Q4_K => super_tiles::<8>(panel, x, g, sums),
-        // 4 · 2 · 31 · 127 < 2¹⁵.
-        GgmlType::Q5_K => super_tiles::<4>(panel, x, g, sums),
-        // 2 · 2 · 63 · 127 < 2¹⁵.
-        _ => super_tiles::<2>(panel, x, g, sums),
+/// Lays the codes of `R` rows, a multiple of eight, out in steps of four columns: an 8 × 8 transposition of 32-bit
+/// numbers for each eight rows and 32 columns.
+#[target_feature(enable = "avx2")]
+pub(super) fn interleave<const R: usize>(rows: [&[u8; 256]; R], codes: &mut [[[u8; 4]; R]; STEPS]) {
+    const { assert!(R.is_multiple_of(8)) };
+    for r in (0..R).step_by(8) {
+        for (b, steps) in codes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            let mut x = [_mm256_setzero_si256(); 8];
+            for i in 0..8 {
+                x[i] = load256(rows[r + i], 32 * b);
+            }
+            let mut pairs = x;
+            for i in 0..4 {
+                pairs[2 * i] = _mm256_unpacklo_epi32(x[2 * i], x[2 * i + 1]);
+                pairs[2 * i + 1] = _mm256_unpackhi_epi32(x[2 * i], x[2 * i + 1]);
+            }
+            let mut fours = pairs;
+            for i in 0..2 {
+                let p = &pairs[4 * i..4 * i + 4];
+                fours[4 * i] = _mm256_unpacklo_epi64(p[0], p[2]);
+                fours[4 * i + 1] = _mm256_unpackhi_epi64(p[0], p[2]);
+                fours[4 * i + 2] = _mm256_unpacklo_epi64(p[1], p[3]);
+                fours[4 * i + 3] = _mm256_unpackhi_epi64(p[1], p[3]);
+            }
+            for i in 0..4 {
+                let low = _mm256_permute2x128_si256::<0x20>(fours[i], fours[4 + i]);
+                let high = _mm256_permute2x128_si256::<0x31>(fours[i], fours[4 + i]);
+                store256(steps[i][r..r + 8].as_flattened_mut(), 0, low);
+                store256(steps[4 + i][r..r + 8].as_flattened_mut(), 0, high);
+            }
+        }
     }
 }
 
-/// Adds `panel · x[g]` to `sums`, `[token][8]`, for types with 32-weight blocks.
+/// Adds `panel · x[g]` to `sums`, `[token][8]`, for K-quants.
 #[target_feature(enable = "avx2,fma")]
-pub(super) fn small_panel(ty: GgmlType, panel: &SmallPanel<8>, x: &QuantizedRows, g: usize, sums: &mut [f32]) {
+pub(super) fn super_panel(
+    ty: GgmlType,
+    panel: &SuperPanel<8>,
+    x: &QuantizedRows,
+    g: usize,
+    t0: usize,
+    sums: &mut [f32],
+) {
     match ty {
-        GgmlType::Q4_0 | GgmlType::Q4_1 => small_tiles::<8, false>(panel, x, g, sums),
-        GgmlType::Q5_0 | GgmlType::Q5_1 => small_tiles::<4, false>(panel, x, g, sums),
-        _ => small_tiles::<1, true>(panel, x, g, sums),
+        // 8 steps of pairs: 8 · 2 · 15 · 127 < 2¹⁵.
+        GgmlType::Q4_K => super_tiles::<8>(panel, x, g, t0, sums),
+        // 4 · 2 · 31 · 127 < 2¹⁵; Q2_K and Q3_K have a scale per four steps.
+        GgmlType::Q2_K | GgmlType::Q3_K | GgmlType::Q5_K => super_tiles::<4>(panel, x, g, t0, sums),
+        // 2 · 2 · 63 · 127 < 2¹⁵.
+        _ => super_tiles::<2>(panel, x, g, t0, sums),
+    }
+}
+
+/// Adds `panel · x[g]` to `sums`, `[token][8]`, for types with a scale per 32 weights.
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn small_panel(
+    ty: GgmlType,
+    panel: &SmallPanel<8>,
+    x: &QuantizedRows,
+    g: usize,
+    t0: usize,
+    sums: &mut [f32],
+) {
+    match ty {
+        GgmlType::Q4_0 | GgmlType::Q4_1 => small_tiles::<8, false>(panel, x, g, t0, sums),
+        GgmlType::Q5_0 | GgmlType::Q5_1 | GgmlType::MXFP4 => small_tiles::<4, false>(panel, x, g, t0, sums),
+        _ => small_tiles::<1, true>(panel, x, g, t0, sums),
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn super_tiles<const RUN: usize>(panel: &SuperPanel<8>, x: &QuantizedRows, g: usize, sums: &mut [f32]) {
+fn super_tiles<const RUN: usize>(panel: &SuperPanel<8>, x: &QuantizedRows, g: usize, t0: usize, sums: &mut [f32]) {
     let n = sums.len() / 8;
     let whole = n / TILE * TILE;
     for t in (0..whole).step_by(TILE) {
-        super_tile::<RUN, TILE>(panel, x.groups(g, t), &mut sums[t * 8..]);
+        super_tile::<RUN, TILE>(panel, x.groups(g, t0 + t), &mut sums[t * 8..]);
     }
     for t in whole..n {
-        super_tile::<RUN, 1>(panel, [x.group(g, t)], &mut sums[t * 8..]);
+        super_tile::<RUN, 1>(panel, [x.group(g, t0 + t)], &mut sums[t * 8..]);
     }
 }
 
@@ -120,15 +169,16 @@ fn small_tiles<const RUN: usize, const SIGNED: bool>(
     panel: &SmallPanel<8>,
     x: &QuantizedRows,
     g: usize,
+    t0: usize,
     sums: &mut [f32],
 ) {
     let n = sums.len() / 8;
     let whole = n / TILE * TILE;
     for t in (0..whole).step_by(TILE) {
-        small_tile::<RUN, SIGNED, TILE>(panel, x.groups(g, t), &mut sums[t * 8..]);
+        small_tile::<RUN, SIGNED, TILE>(panel, x.groups(g, t0 + t), &mut sums[t * 8..]);
     }
     for t in whole..n {
-        small_tile::<RUN, SIGNED, 1>(panel, [x.group(g, t)], &mut sums[t * 8..]);
+        small_tile::<RUN, SIGNED, 1>(panel, [x.group(g, t0 + t)], &mut sums[t * 8..]);
     }
 }
 

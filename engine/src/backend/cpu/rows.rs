@@ -1,16 +1,14 @@
-//! Products of one weight row with one to four quantised tokens: what decoding spends its time in. Bound by memory:
-//! each row is read once, in the file's own layout.
+//! Products of weight rows with a few quantised tokens: what decoding spends its time in. Bound by memory for one
+//! token: each row is read once, in the file's own layout, and multiplied with all tokens while it is in the cache.
 //!
-//! Here stand the portable kernels and the choice; `avx2` and `avx512` hold the same in vector instructions. All take
-//! exact integer sums per scale, so levels differ only in the order of the few f32 additions per 256 weights.
+//! Here stand the portable kernels and the choice; `avx2`, `avx512` and `small` hold the same in vector instructions.
+//! All take exact integer sums per scale, so levels differ only in the order of the few f32 additions per 256 weights.
 
 use super::activation::{QuantizedRows, ScaleSpan};
 use super::group::{SmallGroup, SuperGroup, group_of, span_of};
 use super::simd::SimdLevel;
 use crate::gguf::GgmlType;
-
-/// Most tokens a row kernel takes at once.
-pub(super) const MAX_TOKENS: usize = 4;
+use std::ops::Range;
 
 /// Consecutive rows of a quantised weight.
 #[derive(Clone, Copy)]
@@ -21,39 +19,49 @@ pub(super) struct RowBlock<'a> {
     pub(super) data: &'a [u8],
 }
 
-/// `out[i][r] = row r · x[t0 + i]` for `n` ≤ 4 tokens; `out` is `[n][rows]`, `x` holds the type's span.
-pub(super) fn dot_rows(level: SimdLevel, rows: RowBlock<'_>, x: &QuantizedRows, t0: usize, n: usize, out: &mut [f32]) {
-    debug_assert!(x.groups == rows.row_bytes.div_ceil(super::group::group_bytes(rows.ty)));
-    match n {
-        1 => fixed::<1>(level, rows, x, t0, out),
-        2 => fixed::<2>(level, rows, x, t0, out),
-        3 => fixed::<3>(level, rows, x, t0, out),
-        4 => fixed::<4>(level, rows, x, t0, out),
-        n => unreachable!("{n} tokens for one row kernel"),
-    }
+/// Runs a kernel of 1 to 4 tokens over all rows and tokens: `$dot` gives the `$n` sums of row `$row` with the tokens
+/// from `$t` on. A macro, because a closure would not be inlined into code compiled for other instructions.
+macro_rules! each_row {
+    ($rows:expr, $tokens:expr, $out:expr, |$row:ident, $t:ident, $n:ident| $dot:expr) => {{
+        let (tokens, out): (std::ops::Range<usize>, &mut [f32]) = ($tokens, $out);
+        let n_rows = $rows.data.len() / $rows.row_bytes;
+        assert!(out.len() >= tokens.len() * n_rows);
+        for (r, $row) in $rows.data.chunks_exact($rows.row_bytes).enumerate() {
+            let mut $t = tokens.start;
+            while $t < tokens.end {
+                macro_rules! some {
+                    ($count:literal) => {{
+                        const $n: usize = $count;
+                        let sums: [f32; $count] = $dot;
+                        for (i, sum) in sums.into_iter().enumerate() {
+                            out[($t - tokens.start + i) * n_rows + r] = sum;
+                        }
+                        $t += $count;
+                    }};
+                }
+                match tokens.end - $t {
+                    1 => some!(1),
+                    2 => some!(2),
+                    3 => some!(3),
+                    _ => some!(4),
+                }
+            }
+        }
+    }};
 }
+pub(super) use each_row;
 
-fn fixed<const N: usize>(level: SimdLevel, rows: RowBlock<'_>, x: &QuantizedRows, t0: usize, out: &mut [f32]) {
+/// `out[i][r] = row r · x[tokens.start + i]`; `out` is `[tokens][rows]`, `x` holds the type's span.
+pub(super) fn dot_rows(level: SimdLevel, rows: RowBlock<'_>, x: &QuantizedRows, tokens: Range<usize>, out: &mut [f32]) {
+    debug_assert!(x.groups == rows.row_bytes.div_ceil(super::group::group_bytes(rows.ty)));
     match level {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: these levels are only chosen where `SimdLevel::detect` has seen their instructions.
-        SimdLevel::Avx512Vnni => unsafe { super::avx512::dot_rows::<N>(rows, x, t0, out) },
+        SimdLevel::Avx512Vnni => unsafe { super::avx512::dot_rows(rows, x, tokens, out) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        SimdLevel::Avx2 => unsafe { super::avx2::dot_rows::<N>(rows, x, t0, out) },
-        _ => each_row(rows, out, |row| portable::<N>(rows.ty, row, x, t0)),
-    }
-}
-
-/// Calls `dot` for every row and lays its `N` sums out as `[N][rows]`.
-#[inline(always)]
-pub(super) fn each_row<const N: usize>(rows: RowBlock<'_>, out: &mut [f32], dot: impl Fn(&[u8]) -> [f32; N]) {
-    let n_rows = rows.data.len() / rows.row_bytes;
-    assert!(out.len() >= N * n_rows);
-    for (r, row) in rows.data.chunks_exact(rows.row_bytes).enumerate() {
-        for (t, sum) in dot(row).into_iter().enumerate() {
-            out[t * n_rows + r] = sum;
-        }
+        SimdLevel::Avx2 => unsafe { super::avx2::dot_rows(rows, x, tokens, out) },
+        _ => each_row!(rows, tokens, out, |row, t, N| portable::<N>(rows.ty, row, x, t)),
     }
 }
 
@@ -117,21 +125,21 @@ mod tests {
     fn every_level_and_type_matches_f64() {
         for ty in GgmlType::ALL {
             let Some(span) = span_of(ty) else { continue };
-            for cols in if span == ScaleSpan::Super { vec![256, 1536, 2048] } else { vec![32, 256, 896, 1056] } {
+            for cols in if ty.block_len() == 256 { vec![256, 1536, 2048] } else { vec![32, 256, 896, 1056] } {
                 let row = random_row(ty, cols, cols as u64);
                 let mut weights = vec![0.0; cols];
                 dequantize_row(ty, &row, &mut weights);
-                let n = 5;
+                let n = 9;
                 let x: Vec<f32> = (0..n * cols).map(|i| ((i * 7919 % 2003) as f32 - 1001.0) / 400.0).collect();
                 for level in SimdLevel::available() {
                     let mut rows = QuantizedRows::default();
                     rows.quantize(level, &x, n, cols, span);
-                    for tokens in 1..=MAX_TOKENS {
+                    for tokens in 1..=n {
                         // The same row twice: the sums must lie where they belong.
                         let twice = [&row[..], &row[..]].concat();
                         let mut out = vec![0.0; 2 * tokens];
                         let block = RowBlock { ty, row_bytes: row.len(), data: &twice };
-                        dot_rows(level, block, &rows, n - tokens, tokens, &mut out);
+                        dot_rows(level, block, &rows, n - tokens..n, &mut out);
                         for (i, pair) in out.chunks_exact(2).enumerate() {
                             let got = &pair[0];
                             assert_eq!(pair[0], pair[1]);

@@ -118,6 +118,20 @@ pub(super) fn exp(x: f32) -> f32 {
     if x < -87.3 { 0.0 } else { poly * scale }
 }
 
+/// `Σ e^(x − max)`, in as many partial sums as [`dot`].
+pub(crate) fn sum_exp(x: &[f32], max: f32) -> f32 {
+    vectorised!(SimdLevel::detect(), || {
+        let mut lanes = [0.0f32; LANES];
+        let (chunks, tail) = x.as_chunks::<LANES>();
+        for chunk in chunks {
+            for i in 0..LANES {
+                lanes[i] += exp(chunk[i] - max);
+            }
+        }
+        lanes.iter().sum::<f32>() + tail.iter().map(|v| exp(v - max)).sum::<f32>()
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
