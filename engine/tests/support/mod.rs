@@ -1,7 +1,8 @@
-//! Small random models as GGUF files, and a plain f64 forward pass to hold the backends against. The pass is written
-//! from the papers and shares nothing with the engine but the decoding of weight blocks.
+//! Small random models as GGUF files, and a plain f64 forward pass (`reference`) to hold the backends against.
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
+
+mod reference;
 
 use engine::gguf::writer::GgufWriter;
 use engine::gguf::{Array, GgmlType, Strings, Value};
@@ -47,7 +48,20 @@ pub struct TinySpec {
     pub tied: bool,
     pub scaling: Scaling,
     pub rope_factors: bool,
+    /// Mixture of experts in place of the dense feed-forward layers; `n_ff` is the shared expert's width then.
+    pub experts: Option<TinyExperts>,
+    /// gpt-oss: what the even layers see, in tokens.
+    pub window: usize,
+    /// (query heads, key/value heads) of each layer where they differ; else empty.
+    pub layer_heads: Vec<(usize, usize)>,
     pub seed: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TinyExperts {
+    pub n: usize,
+    pub n_used: usize,
+    pub n_ff: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -72,8 +86,19 @@ impl TinySpec {
             tied: arch != "llama",
             scaling: Scaling::None,
             rope_factors: false,
+            experts: match arch {
+                "qwen2moe" | "qwen3moe" | "gpt-oss" => Some(TinyExperts { n: 8, n_used: 3, n_ff: 256 }),
+                _ => None,
+            },
+            window: 24,
+            layer_heads: Vec::new(),
             seed: 1,
         }
+    }
+
+    /// Query and key/value heads of layer `il`.
+    pub fn heads(&self, il: usize) -> (usize, usize) {
+        self.layer_heads.get(il).copied().unwrap_or((self.n_head, self.n_head_kv))
     }
 }
 
@@ -103,8 +128,8 @@ impl TinyModel {
             .meta(&key("context_length"), u32_value(2048))
             .meta(&key("embedding_length"), u32_value(spec.n_embd))
             .meta(&key("feed_forward_length"), u32_value(spec.n_ff))
-            .meta(&key("attention.head_count"), u32_value(spec.n_head))
-            .meta(&key("attention.head_count_kv"), u32_value(spec.n_head_kv))
+            .meta(&key("attention.head_count"), head_counts(&spec, |il| spec.heads(il).0))
+            .meta(&key("attention.head_count_kv"), head_counts(&spec, |il| spec.heads(il).1))
             .meta(&key("attention.key_length"), u32_value(spec.head_dim))
             .meta(&key("attention.value_length"), u32_value(spec.head_dim))
             .meta(&key("rope.dimension_count"), u32_value(spec.n_rot))
@@ -126,15 +151,28 @@ impl TinyModel {
                 .meta(&key("rope.scaling.factor"), Value::F32(f))
                 .meta(&key("rope.scaling.original_context_length"), Value::U32(n)),
         };
+        if let Some(e) = spec.experts {
+            w = w
+                .meta(&key("expert_count"), u32_value(e.n))
+                .meta(&key("expert_used_count"), u32_value(e.n_used))
+                .meta(&key("expert_feed_forward_length"), u32_value(e.n_ff));
+            if spec.arch == "qwen2moe" {
+                w = w.meta(&key("expert_shared_feed_forward_length"), u32_value(spec.n_ff));
+            }
+        }
+        if spec.arch == "gpt-oss" {
+            w = w.meta(&key("attention.sliding_window"), u32_value(spec.window));
+        }
         let mut weights = HashMap::new();
         let mut n_matrix = 0;
-        for (name, rows, cols, scale) in tensors(&spec, n_vocab) {
-            let vector = rows == 0;
-            let ty = if vector { GgmlType::F32 } else { spec.types[n_matrix % spec.types.len()] };
-            n_matrix += usize::from(!vector);
-            let (bytes, values) =
-                random_tensor(&mut rng, ty, rows.max(1), cols, scale, vector && name.contains("norm"));
-            let dims: Vec<u64> = if vector { vec![cols as u64] } else { vec![cols as u64, rows as u64] };
+        for Tensor { name, dims, scale } in tensors(&spec, n_vocab) {
+            // Vectors, biases of experts and routers are floats in real files too.
+            let float = dims.len() == 1 || name.ends_with(".bias") || name.contains("ffn_gate_inp");
+            let ty = if float { GgmlType::F32 } else { spec.types[n_matrix % spec.types.len()] };
+            n_matrix += usize::from(!float);
+            let rows = dims[1..].iter().product();
+            let (bytes, values) = random_tensor(&mut rng, ty, rows, dims[0], scale, name.contains("norm"));
+            let dims: Vec<u64> = dims.iter().map(|&d| d as u64).collect();
             w = w.tensor(&name, ty, &dims, bytes);
             weights.insert(name, values);
         }
@@ -149,93 +187,14 @@ impl TinyModel {
         w.write(std::fs::File::create(&path).expect("a file")).expect("a written model");
         TinyModel { spec, path, n_vocab, weights, _dir: dir }
     }
+}
 
-    /// Logits of the last token, `[n_vocab]`.
-    pub fn reference_logits(&self, tokens: &[u32]) -> Vec<f64> {
-        let s = &self.spec;
-        let (ne, hd) = (s.n_embd, s.head_dim);
-        let embd = &self.weights["token_embd.weight"];
-        let mut x: Vec<Vec<f64>> =
-            tokens.iter().map(|&t| embd[t as usize * ne..(t as usize + 1) * ne].to_vec()).collect();
-        for il in 0..s.n_layer {
-            let w = |part: &str| &self.weights[&format!("blk.{il}.{part}")][..];
-            let bias = |part: &str| self.weights.get(&format!("blk.{il}.{part}"));
-            let project = |h: &[f64], part: &str| {
-                let mut y = multiply(w(&format!("{part}.weight")), h);
-                if let Some(b) = bias(&format!("{part}.bias")) {
-                    y.iter_mut().zip(b).for_each(|(y, b)| *y += b);
-                }
-                y
-            };
-            let (mut keys, mut values) = (Vec::new(), Vec::new());
-            for (pos, x) in x.iter_mut().enumerate() {
-                let h = rms_norm(x, w("attn_norm.weight"));
-                let (mut q, mut k, v) = (project(&h, "attn_q"), project(&h, "attn_k"), project(&h, "attn_v"));
-                for (part, heads) in [("attn_q_norm.weight", &mut q), ("attn_k_norm.weight", &mut k)] {
-                    for head in heads.chunks_exact_mut(hd) {
-                        if bias(part).is_some() {
-                            head.copy_from_slice(&rms_norm(head, w(part)));
-                        }
-                        self.rope(head, pos);
-                    }
-                }
-                keys.push(k);
-                values.push(v);
-                let mut out = Vec::with_capacity(s.n_head * hd);
-                for (h, q) in q.chunks_exact(hd).enumerate() {
-                    let at = h / (s.n_head / s.n_head_kv) * hd;
-                    let score = |k: &Vec<f64>| dot(q, &k[at..at + hd]) / (hd as f64).sqrt();
-                    let scores: Vec<f64> = keys.iter().map(score).collect();
-                    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                    let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
-                    let total: f64 = weights.iter().sum();
-                    out.extend(
-                        (0..hd).map(|d| weights.iter().zip(&values).map(|(w, v)| w * v[at + d]).sum::<f64>() / total),
-                    );
-                }
-                let out = project(&out, "attn_output");
-                x.iter_mut().zip(out).for_each(|(x, o)| *x += o);
-                let h = rms_norm(x, w("ffn_norm.weight"));
-                let (gate, up) = (multiply(w("ffn_gate.weight"), &h), multiply(w("ffn_up.weight"), &h));
-                let act: Vec<f64> = gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
-                let down = multiply(w("ffn_down.weight"), &act);
-                x.iter_mut().zip(down).for_each(|(x, d)| *x += d);
-            }
-        }
-        let last = rms_norm(x.last().expect("tokens"), &self.weights["output_norm.weight"]);
-        multiply(self.weights.get("output.weight").unwrap_or(embd), &last)
+/// A number for all layers, or an array where they differ.
+fn head_counts(spec: &TinySpec, of: impl Fn(usize) -> usize) -> Value {
+    if spec.layer_heads.is_empty() {
+        return Value::U32(of(0) as u32);
     }
-
-    fn rope(&self, head: &mut [f64], pos: usize) {
-        let s = &self.spec;
-        let half = s.n_rot / 2;
-        let correction = |rotations: f64, n: u32| {
-            s.n_rot as f64 * (f64::from(n) / (rotations * std::f64::consts::TAU)).ln() / (2.0 * BASE.ln())
-        };
-        for i in 0..half {
-            let mut freq = BASE.powf(-(2.0 * i as f64) / s.n_rot as f64);
-            let mut magnitude = 1.0;
-            match s.scaling {
-                Scaling::None => {}
-                Scaling::Linear(f) => freq /= f64::from(f),
-                Scaling::Yarn(f, n) => {
-                    let low = correction(32.0, n).floor().max(0.0);
-                    let high = correction(1.0, n).ceil().min(s.n_rot as f64 - 1.0);
-                    let keep = 1.0 - ((i as f64 - low) / (high - low).max(0.001)).clamp(0.0, 1.0);
-                    freq = freq * keep + freq / f64::from(f) * (1.0 - keep);
-                    magnitude = 1.0 + 0.1 * f64::from(f).ln();
-                }
-            }
-            if let Some(factors) = self.weights.get("rope_freqs.weight") {
-                freq /= factors[i];
-            }
-            let (sin, cos) = (pos as f64 * freq).sin_cos();
-            let (a, b) = if s.arch == "llama" { (2 * i, 2 * i + 1) } else { (i, i + half) };
-            let (x, y) = (head[a], head[b]);
-            head[a] = (x * cos - y * sin) * magnitude;
-            head[b] = (x * sin + y * cos) * magnitude;
-        }
-    }
+    Value::Array(Array::I32((0..spec.n_layer).map(|il| of(il) as i32).collect()))
 }
 
 /// 256 bytes, a few merges, one control token.
@@ -263,35 +222,71 @@ fn token_types(n_vocab: usize) -> Vec<i32> {
     (0..n_vocab).map(|i| if i + 1 == n_vocab { 3 } else { 1 }).collect()
 }
 
-/// (name, rows, cols, scale); rows 0 = a vector.
-fn tensors(s: &TinySpec, n_vocab: usize) -> Vec<(String, usize, usize, f64)> {
-    let (q, kv) = (s.n_head * s.head_dim, s.n_head_kv * s.head_dim);
+/// A tensor to be made.
+struct Tensor {
+    name: String,
+    /// Contiguous one first.
+    dims: Vec<usize>,
+    /// Standard deviation of its values.
+    scale: f64,
+}
+
+fn tensors(s: &TinySpec, n_vocab: usize) -> Vec<Tensor> {
     let unit = |cols: usize| 1.0 / (cols as f64).sqrt();
-    let mut list = vec![("token_embd.weight".to_owned(), n_vocab, s.n_embd, 1.0)];
+    let tensor = |name: &str, dims: &[usize], scale| Tensor { name: name.to_owned(), dims: dims.to_vec(), scale };
+    let is_gpt_oss = s.arch == "gpt-oss";
+    let mut list = vec![tensor("token_embd.weight", &[s.n_embd, n_vocab], 1.0)];
     for il in 0..s.n_layer {
-        let mut add = |part: &str, rows, cols, scale| list.push((format!("blk.{il}.{part}"), rows, cols, scale));
-        add("attn_norm.weight", 0, s.n_embd, 0.1);
-        add("attn_q.weight", q, s.n_embd, 1.5 * unit(s.n_embd));
-        add("attn_k.weight", kv, s.n_embd, 1.5 * unit(s.n_embd));
-        add("attn_v.weight", kv, s.n_embd, unit(s.n_embd));
-        add("attn_output.weight", s.n_embd, q, unit(q));
-        if s.arch == "qwen2" {
-            add("attn_q.bias", 0, q, 0.3);
-            add("attn_k.bias", 0, kv, 0.3);
-            add("attn_v.bias", 0, kv, 0.3);
+        let mut add = |part: &str, dims: &[usize], scale| list.push(tensor(&format!("blk.{il}.{part}"), dims, scale));
+        let (n_head, n_head_kv) = s.heads(il);
+        let (q, kv) = (n_head * s.head_dim, n_head_kv * s.head_dim);
+        add("attn_norm.weight", &[s.n_embd], 0.1);
+        add("attn_q.weight", &[s.n_embd, q], 1.5 * unit(s.n_embd));
+        add("attn_k.weight", &[s.n_embd, kv], 1.5 * unit(s.n_embd));
+        add("attn_v.weight", &[s.n_embd, kv], unit(s.n_embd));
+        add("attn_output.weight", &[q, s.n_embd], unit(q));
+        if matches!(s.arch, "qwen2" | "qwen2moe" | "gpt-oss") {
+            add("attn_q.bias", &[q], 0.3);
+            add("attn_k.bias", &[kv], 0.3);
+            add("attn_v.bias", &[kv], 0.3);
         }
-        if s.arch == "qwen3" {
-            add("attn_q_norm.weight", 0, s.head_dim, 0.1);
-            add("attn_k_norm.weight", 0, s.head_dim, 0.1);
+        if is_gpt_oss {
+            add("attn_output.bias", &[s.n_embd], 0.3);
+            add("attn_sinks.weight", &[n_head], 1.0);
         }
-        add("ffn_norm.weight", 0, s.n_embd, 0.1);
-        add("ffn_gate.weight", s.n_ff, s.n_embd, unit(s.n_embd));
-        add("ffn_up.weight", s.n_ff, s.n_embd, unit(s.n_embd));
-        add("ffn_down.weight", s.n_embd, s.n_ff, unit(s.n_ff));
+        if matches!(s.arch, "qwen3" | "qwen3moe") {
+            add("attn_q_norm.weight", &[s.head_dim], 0.1);
+            add("attn_k_norm.weight", &[s.head_dim], 0.1);
+        }
+        add(if is_gpt_oss { "post_attention_norm.weight" } else { "ffn_norm.weight" }, &[s.n_embd], 0.1);
+        let Some(e) = s.experts else {
+            add("ffn_gate.weight", &[s.n_embd, s.n_ff], unit(s.n_embd));
+            add("ffn_up.weight", &[s.n_embd, s.n_ff], unit(s.n_embd));
+            add("ffn_down.weight", &[s.n_ff, s.n_embd], unit(s.n_ff));
+            continue;
+        };
+        add("ffn_gate_inp.weight", &[s.n_embd, e.n], 2.0 * unit(s.n_embd));
+        // Wide enough that gpt-oss's limits are reached now and then.
+        let wide = if is_gpt_oss { 3.0 } else { 1.0 };
+        add("ffn_gate_exps.weight", &[s.n_embd, e.n_ff, e.n], wide * unit(s.n_embd));
+        add("ffn_up_exps.weight", &[s.n_embd, e.n_ff, e.n], wide * unit(s.n_embd));
+        add("ffn_down_exps.weight", &[e.n_ff, s.n_embd, e.n], unit(e.n_ff) / wide);
+        if is_gpt_oss {
+            add("ffn_gate_inp.bias", &[e.n], 0.5);
+            add("ffn_gate_exps.bias", &[e.n_ff, e.n], 0.3);
+            add("ffn_up_exps.bias", &[e.n_ff, e.n], 0.3);
+            add("ffn_down_exps.bias", &[s.n_embd, e.n], 0.3);
+        }
+        if s.arch == "qwen2moe" {
+            add("ffn_gate_inp_shexp.weight", &[s.n_embd], 2.0 * unit(s.n_embd));
+            add("ffn_gate_shexp.weight", &[s.n_embd, s.n_ff], unit(s.n_embd));
+            add("ffn_up_shexp.weight", &[s.n_embd, s.n_ff], unit(s.n_embd));
+            add("ffn_down_shexp.weight", &[s.n_ff, s.n_embd], unit(s.n_ff));
+        }
     }
-    list.push(("output_norm.weight".into(), 0, s.n_embd, 0.1));
+    list.push(tensor("output_norm.weight", &[s.n_embd], 0.1));
     if !s.tied {
-        list.push(("output.weight".into(), n_vocab, s.n_embd, 3.0 * unit(s.n_embd)));
+        list.push(tensor("output.weight", &[s.n_embd, n_vocab], 3.0 * unit(s.n_embd)));
     }
     list
 }
@@ -369,15 +364,6 @@ fn random_block(rng: &mut Rng, ty: GgmlType, scale: f64, around_one: bool, bytes
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-fn multiply(w: &[f64], x: &[f64]) -> Vec<f64> {
-    w.chunks_exact(x.len()).map(|row| dot(row, x)).collect()
-}
-
-fn rms_norm(x: &[f64], w: &[f64]) -> Vec<f64> {
-    let scale = 1.0 / (dot(x, x) / x.len() as f64 + EPS).sqrt();
-    x.iter().zip(w).map(|(x, w)| x * scale * w).collect()
 }
 
 /// Cosine of the angle between logits and their reference.
