@@ -1,6 +1,7 @@
 //! The command line: names and defaults of all commands and of the argument groups they share. Parsing does no I/O;
 //! each command resolves its arguments itself. Where llama.cpp has a flag, it is called the same here.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
@@ -21,6 +22,15 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// The arguments with the long flags that llama.cpp's benchmarks write with one dash (`-npl 1,2,4`) as clap knows them.
+pub fn with_long_dashes(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    let mut is_bench = false;
+    args.map(move |arg| {
+        is_bench |= arg == "bench";
+        if is_bench && arg == "-npl" { "--npl".into() } else { arg }
+    })
 }
 
 /// The commands.

@@ -20,7 +20,7 @@ use clap::Parser;
 use args::{Cli, Command};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(args::with_long_dashes(std::env::args_os()));
     let quiet = cli.quiet;
     let mut out = std::io::stdout().lock();
     let result = match cli.command {

@@ -2,6 +2,8 @@
 //! what bounds it: bytes read per second as a share of the memory's measured bandwidth.
 //!
 //! Tokens are random and their meaning is ignored, end-of-text included; every repetition starts at the same depth.
+//! With `--npl` (llama-batched-bench's `-npl`) several sequences generate side by side; the speed is that of all
+//! together, and counts generated tokens only.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -33,6 +35,10 @@ pub struct Args {
     /// Tokens in the context before a test starts
     #[arg(short = 'd', long, value_name = "N,…", value_delimiter = ',', default_value = "0")]
     n_depth: Vec<usize>,
+    /// Numbers of sequences that generate together (llama-batched-bench's -npl)
+    #[arg(long = "npl", visible_alias = "n-parallel", value_name = "N,…", value_delimiter = ',', default_value = "1",
+          value_parser = at_least_one)]
+    n_parallel: Vec<usize>,
     /// Most tokens in one pass
     #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = at_least_one)]
     batch_size: usize,
@@ -73,13 +79,16 @@ struct Record {
     n_prompt: usize,
     n_gen: usize,
     n_depth: usize,
+    /// Sequences that generate together.
+    n_parallel: usize,
     avg_ns: u64,
     stddev_ns: u64,
     avg_ts: f64,
     stddev_ts: f64,
     samples_ns: Vec<u64>,
     samples_ts: Vec<f64>,
-    /// Weights and cache that one generated token reads, times tokens per second; absent for prompts.
+    /// Weights and cache that one step of generation reads, times steps per second; absent for prompts, and for a
+    /// mixture of experts with several sequences, whose choice of experts decides what is read.
     gb_per_s: Option<f64>,
     /// Read bandwidth of the memory, measured with the same threads after the tests.
     bandwidth_gb_per_s: f64,
@@ -89,12 +98,14 @@ struct Record {
     peak_rss_bytes: Option<u64>,
 }
 
-/// What is measured: `n_prompt` tokens in batches, or `n_gen` tokens one by one, after `n_depth` tokens.
+/// What is measured: `n_prompt` tokens in batches, or `n_gen` tokens one by one in each of `n_parallel` sequences, after
+/// `n_depth` tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Test {
     n_prompt: usize,
     n_gen: usize,
     n_depth: usize,
+    n_parallel: usize,
 }
 
 /// Runs the command.
@@ -133,8 +144,10 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
 fn tests(args: &Args) -> Vec<Test> {
     let mut tests = Vec::new();
     for &n_depth in &args.n_depth {
-        let prompt = args.n_prompt.iter().map(|&n_prompt| Test { n_prompt, n_gen: 0, n_depth });
-        let generation = args.n_gen.iter().map(|&n_gen| Test { n_prompt: 0, n_gen, n_depth });
+        let prompt = args.n_prompt.iter().map(|&n_prompt| Test { n_prompt, n_gen: 0, n_depth, n_parallel: 1 });
+        let generation = args.n_gen.iter().flat_map(|&n_gen| {
+            args.n_parallel.iter().map(move |&n_parallel| Test { n_prompt: 0, n_gen, n_depth, n_parallel })
+        });
         tests.extend(prompt.chain(generation).filter(|t| t.n_prompt + t.n_gen > 0));
     }
     tests
@@ -153,8 +166,9 @@ fn measure_model(
         backend: args.device.backend.into(),
         device: args.device.device.clone(),
         n_ctx: longest,
-        n_seq: 1,
-        n_batch: args.batch_size,
+        n_seq: tests.iter().map(|t| t.n_parallel).max().unwrap_or(1),
+        // A step of generation is one pass.
+        n_batch: tests.iter().map(|t| t.n_parallel).fold(args.batch_size, usize::max),
         n_threads: threads,
         exact: args.device.exact,
         validation: args.device.validation,
@@ -163,19 +177,22 @@ fn measure_model(
     let failed = |e: engine::Error| Failure::engine(path, &e);
     for &test in tests {
         let mut tokens = RandomTokens::new(engine.config().n_vocab);
-        if test.n_depth > 0 {
-            pass_in_batches(&mut engine, &mut tokens, 0, test.n_depth).map_err(failed)?;
-        }
         let mut samples_ns = Vec::with_capacity(args.repetitions);
         for repetition in 0..=args.repetitions {
+            // What a sliding window has passed is gone, so such a model can't go back to the depth.
+            if test.n_depth > 0 && (repetition == 0 || engine.config().layers.iter().any(|l| l.window.is_some())) {
+                for seq in 0..test.n_parallel {
+                    pass_in_batches(&mut engine, &mut tokens, seq, 0, test.n_depth).map_err(failed)?;
+                }
+            }
             let start = Instant::now();
             if test.n_prompt > 0 {
-                pass_in_batches(&mut engine, &mut tokens, test.n_depth, test.n_prompt).map_err(failed)?;
+                pass_in_batches(&mut engine, &mut tokens, 0, test.n_depth, test.n_prompt).map_err(failed)?;
             } else {
                 // The first repetition warms up: a few tokens touch every weight.
                 let n = if repetition == 0 { test.n_gen.min(4) } else { test.n_gen };
                 for i in 0..n {
-                    pass_in_batches(&mut engine, &mut tokens, test.n_depth + i, 1).map_err(failed)?;
+                    generate(&mut engine, &mut tokens, test.n_parallel, test.n_depth + i).map_err(failed)?;
                 }
             }
             if repetition > 0 {
@@ -191,10 +208,23 @@ fn measure_model(
     Ok(())
 }
 
-/// Computes `n` tokens at positions `start..`, with logits for the last one, as a request would.
+/// One step of generation: a token at position `pos` in each of `n_parallel` sequences, with logits for all.
+fn generate(
+    engine: &mut Engine,
+    tokens: &mut RandomTokens,
+    n_parallel: usize,
+    pos: usize,
+) -> Result<(), engine::Error> {
+    let token = |seq: usize| BatchToken { token: tokens.next(), seq: seq as u32, pos: pos as u32, output: true };
+    let batch: Vec<BatchToken> = (0..n_parallel).map(token).collect();
+    engine.forward(&batch).map(|_| ())
+}
+
+/// Computes `n` tokens of a sequence at positions `start..`, with logits for the last one, as a request would.
 fn pass_in_batches(
     engine: &mut Engine,
     tokens: &mut RandomTokens,
+    seq: usize,
     start: usize,
     n: usize,
 ) -> Result<(), engine::Error> {
@@ -203,7 +233,7 @@ fn pass_in_batches(
     while done < n {
         let size = n_batch.min(n - done);
         let batch: Vec<BatchToken> = (done..done + size)
-            .map(|i| BatchToken { token: tokens.next(), seq: 0, pos: (start + i) as u32, output: i + 1 == n })
+            .map(|i| BatchToken { token: tokens.next(), seq: seq as u32, pos: (start + i) as u32, output: i + 1 == n })
             .collect();
         engine.forward(&batch)?;
         done += size;
@@ -212,14 +242,16 @@ fn pass_in_batches(
 }
 
 fn record(engine: &Engine, path: &Path, threads: usize, test: Test, samples_ns: Vec<u64>) -> Record {
-    let n_tokens = (test.n_prompt + test.n_gen) as f64;
+    let n_tokens = (test.n_prompt + test.n_gen * test.n_parallel) as f64;
     let samples_ts: Vec<f64> = samples_ns.iter().map(|ns| n_tokens * 1e9 / *ns as f64).collect();
     let (avg_ts, stddev_ts) = mean_and_deviation(&samples_ts);
     let (avg_ns, stddev_ns) = mean_and_deviation(&samples_ns.iter().map(|ns| *ns as f64).collect::<Vec<_>>());
     let config = engine.config();
-    // Keys and values of all earlier positions, on average over the test, are read with the weights.
+    // Keys and values of all earlier positions, on average over the test, are read with the weights, those of each
+    // sequence.
     let mean_depth = test.n_depth + test.n_gen / 2;
-    let token_bytes = engine.weight_bytes() + 2 * config.kv_elements(mean_depth) as u64;
+    let kv_bytes = 2 * config.kv_elements(mean_depth) as u64;
+    let step_bytes = engine.weight_bytes() + kv_bytes * test.n_parallel as u64;
     let file = engine.gguf();
     Record {
         build_number: env!("CARGO_PKG_VERSION"),
@@ -234,13 +266,15 @@ fn record(engine: &Engine, path: &Path, threads: usize, test: Test, samples_ns: 
         n_prompt: test.n_prompt,
         n_gen: test.n_gen,
         n_depth: test.n_depth,
+        n_parallel: test.n_parallel,
         avg_ns: avg_ns as u64,
         stddev_ns: stddev_ns as u64,
         avg_ts,
         stddev_ts,
         samples_ns,
         samples_ts,
-        gb_per_s: (test.n_gen > 0).then(|| token_bytes as f64 * avg_ts / 1e9),
+        gb_per_s: (test.n_gen > 0 && (test.n_parallel == 1 || config.moe.is_none()))
+            .then(|| step_bytes as f64 * avg_ts / test.n_parallel as f64 / 1e9),
         bandwidth_gb_per_s: 0.0,
         bandwidth_share: None,
         peak_rss_bytes: peak_rss_bytes(),
@@ -251,6 +285,7 @@ impl Test {
     /// llama-bench's name of the test, e.g. `pp512` or `tg128 @ d4096`.
     fn name(self) -> String {
         let kind = if self.n_prompt > 0 { format!("pp{}", self.n_prompt) } else { format!("tg{}", self.n_gen) };
+        let kind = if self.n_parallel > 1 { format!("{kind} × {}", self.n_parallel) } else { kind };
         if self.n_depth > 0 { format!("{kind} @ d{}", self.n_depth) } else { kind }
     }
 }
@@ -260,7 +295,8 @@ fn table(records: &[Record]) -> Table {
     table.load_preset(presets::ASCII_MARKDOWN);
     table.set_header(["model", "size", "params", "backend", "threads", "test", "t/s", "GB/s", "of memory", "peak MB"]);
     for r in records {
-        let test = Test { n_prompt: r.n_prompt, n_gen: r.n_gen, n_depth: r.n_depth };
+        let (n_prompt, n_gen, n_depth, n_parallel) = (r.n_prompt, r.n_gen, r.n_depth, r.n_parallel);
+        let test = Test { n_prompt, n_gen, n_depth, n_parallel };
         table.add_row([
             r.model_type.clone(),
             format!("{:.2} GiB", r.model_size as f64 / f64::from(1 << 30)),
@@ -347,8 +383,10 @@ mod tests {
 
     #[test]
     fn tests_are_named_as_llama_bench_names_them() {
-        assert_eq!(Test { n_prompt: 512, n_gen: 0, n_depth: 0 }.name(), "pp512");
-        assert_eq!(Test { n_prompt: 0, n_gen: 128, n_depth: 4096 }.name(), "tg128 @ d4096");
+        let test = |n_prompt, n_gen, n_depth, n_parallel| Test { n_prompt, n_gen, n_depth, n_parallel }.name();
+        assert_eq!(test(512, 0, 0, 1), "pp512");
+        assert_eq!(test(0, 128, 4096, 1), "tg128 @ d4096");
+        assert_eq!(test(0, 128, 0, 8), "tg128 × 8");
     }
 
     #[test]

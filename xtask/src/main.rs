@@ -5,6 +5,7 @@
 //! each task says what it does before it does it.
 
 mod demo;
+mod golden;
 mod guest;
 mod models;
 mod setup;
@@ -34,6 +35,8 @@ enum Task {
     Test(test::Args),
     /// Build the Python interpreter of the sandbox for WebAssembly (its result is kept in the repository)
     Guest,
+    /// Compute the whole reference logits of the models in the cache (needs python3 with gguf and numpy)
+    Golden,
     /// Fetch models into the cache directory
     Models {
         /// Which ones
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Task::Demo(args) => demo::run(&root(), &args),
         Task::Test(args) => test::run(&root(), &args),
         Task::Guest => guest::build(&root()),
+        Task::Golden => golden::run(&root()),
         Task::Models { names } => setup::ensure(&[setup::Need::Pip]).and_then(|()| {
             names.iter().try_for_each(|name| models::fetch(models::by_name(name)?, &models::dir()?).map(|_| ()))
         }),
