@@ -63,7 +63,7 @@ impl<'m> Layer<'m> {
         }
         keys.push(k);
         values.push(self.project(h, "attn_v"));
-        let windowed = s.arch == "gpt-oss" && self.il % 2 == 0;
+        let windowed = s.arch == "gpt-oss" && self.il.is_multiple_of(2);
         let first = if windowed { (pos + 1).saturating_sub(s.window) } else { 0 };
         let mut out = Vec::with_capacity(n_head * hd);
         for (h, q) in q.chunks_exact(hd).enumerate() {

@@ -194,6 +194,7 @@ unsafe fn dot_small<T: SmallType, D: ByteDot, const N: usize>(row: &[u8], x: &Qu
 /// # Safety
 /// As [`dot_small`].
 #[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "a block's number finds its codes, its scales and its activations")]
 unsafe fn group_dot<T: SmallType, D: ByteDot, const N: usize>(
     group: &[u8],
     x: &QuantizedRows,
