@@ -21,7 +21,7 @@ pub use commands::Cost;
 pub use device::DeviceOptions;
 pub use error::VulkanError;
 pub use gpu::Gpu;
-pub use inspect::Inspector;
+pub use inspect::{CodeReport, Inspector, compile_only_environment};
 pub use instance::{DeviceInfo, DeviceKind, best_real_gpu, devices};
 pub use memory::{MemoryUse, Region};
 pub use pipelines::Variant;
