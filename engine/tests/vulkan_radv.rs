@@ -56,8 +56,6 @@ fn compile_all() {
         if spills > 0 {
             spilling.push(report.clone());
         }
-        let is_matvec = report.kernel.ends_with("matvec");
-        assert_eq!(is_matvec, report.instructions_per_weight.is_some(), "the loop of {}", report.kernel);
     }
     assert!(spilling.is_empty(), "these kernels spill registers: {spilling:#?}");
 }
