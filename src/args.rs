@@ -10,7 +10,7 @@ use engine::chat::harmony::ReasoningEffort;
 use engine::sampler::SamplerParams;
 use solver::Protocol;
 
-use crate::commands::{bench, devices, generate, info, logits, python, run, tokenize};
+use crate::commands::{bench, devices, generate, info, kernels, logits, python, run, tokenize};
 
 /// Solves olympiad-level maths problems with a local language model, offline, in one program.
 #[derive(Debug, Parser)]
@@ -50,6 +50,8 @@ pub enum Command {
     Bench(bench::Args),
     /// List the devices that a model can run on
     Devices(devices::Args),
+    /// List the compute kernels and what a driver makes of them, also for a chip that is not here
+    Kernels(kernels::Args),
     /// Run Python in the sandbox: a REPL, `-c CODE`, or a file
     Python(python::Args),
 }

@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         Command::Logits(args) => commands::logits::run(&args, quiet, &mut out),
         Command::Bench(args) => commands::bench::run(&args, quiet, &mut out),
         Command::Devices(args) => commands::devices::run(&args, &mut out),
+        Command::Kernels(args) => commands::kernels::run(&args, quiet, &mut out),
         Command::Python(args) => commands::python::run(&args, quiet, &mut out),
     };
     match result {

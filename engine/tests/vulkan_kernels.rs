@@ -5,22 +5,22 @@ mod vulkan_support;
 
 use engine::backend::vulkan::kernels::attention::View;
 use engine::backend::vulkan::kernels::kv_store::{CacheShape, LayerCache, Places};
-use engine::backend::vulkan::kernels::linear::Product;
+use engine::backend::vulkan::kernels::linear::{self, Method, Product};
 use engine::backend::vulkan::kernels::rope::Rotation;
-use engine::backend::vulkan::kernels::{attention, embed, gather, kv_store, linear, rms_norm, rope, swiglu};
-use engine::backend::vulkan::{Cost, DeviceOptions, Gpu, MatmulTile, MemoryUse, Tuning, VulkanError, weight_type};
+use engine::backend::vulkan::kernels::{attention, embed, gather, kv_store, rms_norm, rope, swiglu};
+use engine::backend::vulkan::{Cost, DeviceOptions, Gpu, MatmulTile, MemoryUse, Tuning, VulkanError};
 use engine::gguf::GgmlType;
 use engine::kv::PAGE;
-use engine::model::RopeLayout;
+use engine::model::{Activation, RopeLayout};
 use half::f16;
 use vulkan_support::{
-    Matrix, Random, TestWeight, UNTOUCHED, assert_close, gpu, indices, largest, run, software_device,
+    Matrix, Random, TestWeight, UNTOUCHED, activate, assert_close, gpu, indices, largest, run, software_device,
 };
 
 #[test]
 fn embed_decodes_rows_of_every_type() {
     let (mut gpu, mut random) = (gpu(), Random(1));
-    for ty in GgmlType::ALL.into_iter().filter(|&ty| weight_type(ty).is_some()) {
+    for ty in GgmlType::ALL {
         let cols = if ty.block_len() == 1 { 100 } else { 512 };
         let table = TestWeight::random(&mut random, ty, 7, cols);
         let weight = table.upload(&mut gpu, "table");
@@ -64,6 +64,18 @@ fn rms_norm_of_rows_and_of_heads() {
     }
 }
 
+/// Records a product with the kernel for a few columns, however many there are.
+fn record_matvec(gpu: &mut Gpu, product: &Product<'_>) -> Result<(), VulkanError> {
+    let method = Method::matvec(gpu.tuning(), product.x.n_rows);
+    linear::record_with(gpu, product, method)
+}
+
+/// Records a product with the kernel for many columns, however few there are.
+fn record_matmul(gpu: &mut Gpu, product: &Product<'_>) -> Result<(), VulkanError> {
+    let tile = gpu.tuning().matmul;
+    linear::record_with(gpu, product, Method::Matmul { tile })
+}
+
 /// Runs one product and compares it with f64.
 fn check_product(
     gpu: &mut Gpu,
@@ -81,7 +93,7 @@ fn check_product(
     let bias = with_bias.then(|| TestWeight::vector(&bias_values).upload(gpu, "bias"));
     let x = Matrix::new(gpu, n, cols, &values);
     let dst = Matrix::new(gpu, n, rows, &before);
-    let product = Product { x: x.rows(), weight: &on_device, bias: bias.as_ref(), dst: dst.rows(), accumulate };
+    let product = Product { bias: bias.as_ref(), accumulate, ..Product::new(x.rows(), &on_device, dst.rows()) };
     run(gpu, &what, |g| record(g, &product));
     let (mut want, mut size) = (Vec::new(), Vec::new());
     for t in 0..n {
@@ -103,13 +115,13 @@ fn check_product(
 fn matrix_vector_products_of_every_type_and_number_of_columns() {
     let (mut gpu, mut random) = (gpu(), Random(3));
     gpu.set_tuning(Tuning { matvec_rows: [2, 2], matvec_columns: &[1, 4], ..*gpu.tuning() });
-    for ty in GgmlType::ALL.into_iter().filter(|&ty| weight_type(ty).is_some()) {
+    for ty in GgmlType::ALL {
         // A width that leaves lanes idle, and one that takes several rounds.
         let widths = if ty.block_len() == 1 { [20, 136] } else { [256, 768] };
         for (n, rows, cols) in [(1, 67, widths[0]), (2, 9, widths[1]), (3, 5, widths[0]), (8, 33, widths[1])] {
             let weight = TestWeight::random(&mut random, ty, rows, cols);
             for options in [(false, false), (true, true)] {
-                check_product(&mut gpu, &mut random, &weight, n, options, linear::record_matvec);
+                check_product(&mut gpu, &mut random, &weight, n, options, record_matvec);
             }
         }
     }
@@ -120,7 +132,7 @@ fn matrix_vector_products_of_more_tokens_than_columns() {
     let (mut gpu, mut random) = (gpu(), Random(4));
     for n in [2, 9, 16, 33] {
         let weight = TestWeight::random(&mut random, GgmlType::Q8_0, 21, 96);
-        check_product(&mut gpu, &mut random, &weight, n, (true, false), linear::record_matvec);
+        check_product(&mut gpu, &mut random, &weight, n, (true, false), record_matvec);
     }
 }
 
@@ -129,7 +141,7 @@ fn a_matrix_of_one_row_is_a_matrix_too() {
     let (mut gpu, mut random) = (gpu(), Random(5));
     for ty in [GgmlType::Q4_K, GgmlType::F16] {
         let weight = TestWeight::random(&mut random, ty, 1, 256);
-        check_product(&mut gpu, &mut random, &weight, 2, (false, false), linear::record_matvec);
+        check_product(&mut gpu, &mut random, &weight, 2, (false, false), record_matvec);
     }
 }
 
@@ -138,13 +150,13 @@ fn tiled_products_of_every_type() {
     let (mut gpu, mut random) = (gpu(), Random(6));
     let tile = MatmulTile { block_rows: 32, block_tokens: 32, thread_rows: 4, thread_tokens: 4 };
     gpu.set_tuning(Tuning { matmul: tile, ..*gpu.tuning() });
-    for ty in GgmlType::ALL.into_iter().filter(|&ty| weight_type(ty).is_some()) {
+    for ty in GgmlType::ALL {
         // Rows, columns and tokens that don't fill the last tile.
         let widths = if ty.block_len() == 1 { [20, 136] } else { [256, 512] };
         for (n, rows, cols) in [(9, 130, widths[1]), (70, 33, widths[0])] {
             let weight = TestWeight::random(&mut random, ty, rows, cols);
             for options in [(false, true), (true, false)] {
-                check_product(&mut gpu, &mut random, &weight, n, options, linear::record_matmul);
+                check_product(&mut gpu, &mut random, &weight, n, options, record_matmul);
             }
         }
     }
@@ -169,9 +181,9 @@ fn products_with_other_workgroups_and_tiles_give_the_same() {
         gpu.set_tuning(Tuning { matvec, matvec_rows: rows, matvec_columns: &[1, 2, 8], matmul, ..usual });
         let weight = TestWeight::random(&mut random, GgmlType::Q5_K, 70, 512);
         for n in [1, 2, 7] {
-            check_product(&mut gpu, &mut random, &weight, n, (true, true), linear::record_matvec);
+            check_product(&mut gpu, &mut random, &weight, n, (true, true), record_matvec);
         }
-        check_product(&mut gpu, &mut random, &weight, 35, (true, true), linear::record_matmul);
+        check_product(&mut gpu, &mut random, &weight, 35, (true, true), record_matmul);
     }
 }
 
@@ -183,7 +195,7 @@ fn uploads_through_a_staging_buffer_arrive() {
     let mut random = Random(8);
     for ty in [GgmlType::Q5_0, GgmlType::Q6_K, GgmlType::F16] {
         let weight = TestWeight::random(&mut random, ty, 5, 256);
-        check_product(&mut gpu, &mut random, &weight, 1, (false, false), linear::record_matvec);
+        check_product(&mut gpu, &mut random, &weight, 1, (false, false), record_matvec);
     }
     // Larger than the staging buffer of 32 MiB: two copies.
     let row = TestWeight::random(&mut random, GgmlType::Q8_0, 1, 4096);
@@ -193,8 +205,8 @@ fn uploads_through_a_staging_buffer_arrive() {
     let values = random.values(4096);
     let x = Matrix::new(&mut gpu, 1, 4096, &values);
     let dst = Matrix::untouched(&mut gpu, 1, rows);
-    let product = Product { x: x.rows(), weight: &weight, bias: None, dst: dst.rows(), accumulate: false };
-    run(&mut gpu, "large product", |g| linear::record_matvec(g, &product));
+    let product = Product::new(x.rows(), &weight, dst.rows());
+    run(&mut gpu, "large product", |g| record_matvec(g, &product));
     let got = dst.read();
     assert!(got.iter().all(|&v| v == got[0] && v != UNTOUCHED), "all rows are the same");
 }
@@ -365,19 +377,25 @@ fn attention_over_contexts_that_cross_workgroups() {
 }
 
 #[test]
-fn swiglu_also_of_large_values() {
+fn activations_also_of_large_values() {
     let (mut gpu, mut random) = (gpu(), Random(12));
-    for (n, width) in [(1, 4864), (3, 7), (33, 100)] {
+    for (n, width, activation) in [
+        (1, 4864, Activation::Swiglu),
+        (3, 7, Activation::Swiglu),
+        (33, 100, Activation::Swiglu),
+        (2, 77, Activation::SwigluOai),
+    ] {
         let gate_values: Vec<f32> = (0..n * width).map(|i| random.signed() * [1.0, 10.0, 200.0, 0.01][i % 4]).collect();
-        let up_values = random.values(n * width);
+        let up_values: Vec<f32> = random.values(n * width).into_iter().map(|v| v * 20.0).collect();
         let (gate, up) = (Matrix::new(&mut gpu, n, width, &gate_values), Matrix::new(&mut gpu, n, width, &up_values));
-        run(&mut gpu, "swiglu", |g| swiglu::record(g, gate.rows(), up.rows()));
+        run(&mut gpu, "swiglu", |g| swiglu::record(g, gate.rows(), up.rows(), activation));
         let want: Vec<f64> = gate_values
             .iter()
             .zip(&up_values)
-            .map(|(&g, &u)| f64::from(g) / (1.0 + (-f64::from(g)).exp()) * f64::from(u))
+            .map(|(&g, &u)| activate(activation, f64::from(g), f64::from(u)))
             .collect();
-        assert_close(&format!("swiglu {n} × {width}"), &gate.read(), &want, |i| 1e-5 * want[i].abs() + 1e-30);
+        let what = format!("{activation:?} {n} × {width}");
+        assert_close(&what, &gate.read(), &want, |i| 1e-5 * want[i].abs() + 1e-30);
     }
 }
 
@@ -395,8 +413,7 @@ fn a_pass_that_is_cut_into_many_submits_gives_the_same() {
         run(&mut gpu, "chain", |g| {
             for i in 0..10 {
                 let (x, dst) = if i % 2 == 0 { (&a, &b) } else { (&b, &a) };
-                let product = Product { x: x.rows(), weight: &weight, bias: None, dst: dst.rows(), accumulate: false };
-                linear::record(g, &product)?;
+                linear::record(g, &Product::new(x.rows(), &weight, dst.rows()))?;
                 rms_norm::record(g, dst.rows(), &ones, 1e-6, dst.rows())?;
             }
             Ok(())

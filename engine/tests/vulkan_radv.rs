@@ -1,10 +1,9 @@
 //! Every kernel compiled by AMD's driver for gfx1151, which RADV does on any machine (its null device): all must
 //! compile, and none may spill registers. Skipped, with a message, where RADV or its null device is not there.
 
-use std::path::Path;
 use std::process::Command;
 
-use engine::backend::vulkan::Inspector;
+use engine::backend::vulkan::{Inspector, compile_only_environment};
 
 /// Set in the process that does the work: the driver reads its environment when it starts.
 const CHILD: &str = "AIMO_ENGINE_TEST_RADV";
@@ -14,36 +13,28 @@ fn every_kernel_compiles_for_gfx1151_without_spills() {
     if std::env::var_os(CHILD).is_some() {
         return compile_all();
     }
-    let folders = ["/usr/share/vulkan/icd.d", "/usr/local/share/vulkan/icd.d", "/etc/vulkan/icd.d"];
-    let manifest = folders
-        .iter()
-        .flat_map(|f| std::fs::read_dir(f).into_iter().flatten().flatten())
-        .map(|e| e.path())
-        .find(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("radeon_icd")));
-    let Some(manifest) = manifest else {
+    let Some(environment) = compile_only_environment("gfx1151") else {
         println!("skipped: RADV is not installed (Debian and Ubuntu: package mesa-vulkan-drivers)");
         return;
     };
-    let output = child(&manifest);
+    let output = child(environment);
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     print!("{text}");
     assert!(output.status.success(), "kernels for gfx1151: {}", output.status);
 }
 
-fn child(manifest: &Path) -> std::process::Output {
+fn child(environment: [(&str, String); 3]) -> std::process::Output {
     let cache = tempfile::tempdir().expect("a temporary folder");
     Command::new(std::env::current_exe().expect("this program has a path"))
         .args(["--exact", "every_kernel_compiles_for_gfx1151_without_spills", "--nocapture"])
         .env(CHILD, "1")
-        .env("RADV_FORCE_FAMILY", "gfx1151")
-        .env("MESA_SHADER_CACHE_DISABLE", "true")
-        .env("VK_DRIVER_FILES", manifest)
+        .envs(environment)
         .env("XDG_CACHE_HOME", cache.path())
         .output()
         .expect("this program starts again")
 }
 
-/// In the child: compiles all variants and prints what matters of their statistics.
+/// In the child: compiles all variants and prints what matters of their code.
 fn compile_all() {
     let mut inspector = match Inspector::open(None) {
         Ok(inspector) => inspector,
@@ -54,25 +45,16 @@ fn compile_all() {
     };
     println!("{}: {}", inspector.info().name, inspector.info().driver);
     let variants = inspector.variants();
-    assert!(variants.len() > 60, "all kernels and variants: {}", variants.len());
+    assert!(variants.len() > 200, "all kernels and variants: {}", variants.len());
+    inspector.prepare(&variants).expect("all kernels compile");
     let mut spilling = Vec::new();
     for variant in variants {
-        let name = format!("{} {:?}", variant.kernel.name(), variant.constants);
-        let statistics = inspector.statistics(&variant).unwrap_or_else(|e| panic!("{name}: {e}"));
-        let value = |wanted: &str| statistics.iter().find(|(n, _)| n == wanted).map(|(_, v)| *v);
-        let spills = value("Spilled SGPRs").zip(value("Spilled VGPRs")).zip(value("Scratch size"));
-        let Some(((sgprs, vgprs), scratch)) = spills else { panic!("{name}: statistics {statistics:?}") };
-        let shown = |wanted| value(wanted).map_or("?".to_owned(), |v| v.to_string());
-        println!(
-            "{name}: {} VGPRs, {} bytes of code, {} bytes of LDS, latency {}, inverse throughput {}",
-            shown("VGPRs"),
-            shown("Code size"),
-            shown("LDS size"),
-            shown("Latency"),
-            shown("Inverse Throughput"),
-        );
-        if sgprs + vgprs + scratch > 0.0 {
-            spilling.push(name);
+        let report = inspector.report(&variant).unwrap_or_else(|e| panic!("{variant:?}: {e}"));
+        let Some(spills) = report.spills else { panic!("{report:?} has no count of spills") };
+        println!("{report:?}");
+        assert!(report.waves.is_some_and(|n| n > 0), "{report:?}");
+        if spills > 0 {
+            spilling.push(report.clone());
         }
     }
     assert!(spilling.is_empty(), "these kernels spill registers: {spilling:#?}");

@@ -22,11 +22,12 @@ layout(push_constant) uniform Push {
 #include "decode.glsl"
 
 void main() {
+    decode_setup();
     uint t = gl_WorkGroupID.x;
     uint row_unit = push.tokens.v[t] * push.n_units;
     for (uint u = gl_LocalInvocationID.x; u < push.n_units; u += WG_SIZE) {
         vec4 w[UNIT4];
-        decode(row_unit + u, w);
+        decode(push.quants, push.high, push.scales, row_unit + u, w);
         uint start4 = t * push.x_stride4 + unit_start4(u);
         [[unroll]] for (uint j = 0; j < UNIT4; j++) push.x.v[unit_vec4(start4, j)] = w[j];
     }

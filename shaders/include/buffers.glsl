@@ -13,6 +13,9 @@ layout(buffer_reference, std430, buffer_reference_align = 8) readonly buffer Rea
 layout(buffer_reference, std430, buffer_reference_align = 4) readonly buffer ReadF32 { float v[]; };
 layout(buffer_reference, std430, buffer_reference_align = 16) readonly buffer ReadF32x4 { vec4 v[]; };
 
+layout(buffer_reference, std430, buffer_reference_align = 16) buffer WriteU32x4 { uvec4 v[]; };
+layout(buffer_reference, std430, buffer_reference_align = 4) buffer WriteU32 { uint v[]; };
+layout(buffer_reference, std430, buffer_reference_align = 2) buffer WriteF16 { float16_t v[]; };
 layout(buffer_reference, std430, buffer_reference_align = 8) buffer WriteF16x4 { f16vec4 v[]; };
 layout(buffer_reference, std430, buffer_reference_align = 4) buffer WriteF32 { float v[]; };
 layout(buffer_reference, std430, buffer_reference_align = 16) buffer WriteF32x4 { vec4 v[]; };

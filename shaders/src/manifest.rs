@@ -15,14 +15,19 @@ pub enum WeightType {
     Q5_0,
     Q5_1,
     Q8_0,
+    Q2_K,
+    Q3_K,
     Q4_K,
     Q5_K,
     Q6_K,
+    IQ4_NL,
+    IQ4_XS,
+    MXFP4,
 }
 
 impl WeightType {
     /// Every type, in the order of the declaration.
-    pub const ALL: [WeightType; 11] = [
+    pub const ALL: [WeightType; 16] = [
         WeightType::F32,
         WeightType::F16,
         WeightType::BF16,
@@ -31,9 +36,14 @@ impl WeightType {
         WeightType::Q5_0,
         WeightType::Q5_1,
         WeightType::Q8_0,
+        WeightType::Q2_K,
+        WeightType::Q3_K,
         WeightType::Q4_K,
         WeightType::Q5_K,
         WeightType::Q6_K,
+        WeightType::IQ4_NL,
+        WeightType::IQ4_XS,
+        WeightType::MXFP4,
     ];
 
     /// ggml's name, e.g. `Q4_K`; the shader's definition is `WEIGHT_` and this.
@@ -47,9 +57,14 @@ impl WeightType {
             WeightType::Q5_0 => "Q5_0",
             WeightType::Q5_1 => "Q5_1",
             WeightType::Q8_0 => "Q8_0",
+            WeightType::Q2_K => "Q2_K",
+            WeightType::Q3_K => "Q3_K",
             WeightType::Q4_K => "Q4_K",
             WeightType::Q5_K => "Q5_K",
             WeightType::Q6_K => "Q6_K",
+            WeightType::IQ4_NL => "IQ4_NL",
+            WeightType::IQ4_XS => "IQ4_XS",
+            WeightType::MXFP4 => "MXFP4",
         }
     }
 
@@ -73,6 +88,10 @@ pub enum Kernel {
     Matvec(WeightType),
     /// Product with many columns.
     Matmul(WeightType),
+    /// Two products with a few columns, and their gated activation.
+    GatedMatvec(WeightType),
+    /// Two products with many columns, and their gated activation.
+    GatedMatmul(WeightType),
     /// Rotary position embedding.
     Rope,
     /// Keys and values into the cache.
@@ -83,29 +102,55 @@ pub enum Kernel {
     Swiglu,
     /// Selected rows.
     Gather,
+    /// Choice of experts, and the batch sorted by them.
+    MoeRoute,
+    /// Sum of a token's experts.
+    MoeSum,
+    /// Rows scaled by a gate.
+    ScaleBySigmoid,
 }
 
 impl Kernel {
+    /// Kernels that have a variant per weight type.
+    const BY_WEIGHT: [fn(WeightType) -> Kernel; 5] =
+        [Kernel::Embed, Kernel::Matvec, Kernel::Matmul, Kernel::GatedMatvec, Kernel::GatedMatmul];
+    /// The others.
+    const PLAIN: [Kernel; 9] = [
+        Kernel::RmsNorm,
+        Kernel::Rope,
+        Kernel::KvStore,
+        Kernel::Attention,
+        Kernel::Swiglu,
+        Kernel::Gather,
+        Kernel::MoeRoute,
+        Kernel::MoeSum,
+        Kernel::ScaleBySigmoid,
+    ];
+
     /// Every kernel and variant.
     pub fn all() -> impl Iterator<Item = Kernel> {
-        let by_weight = [Kernel::Embed as fn(WeightType) -> Kernel, Kernel::Matvec, Kernel::Matmul];
-        let plain = [Kernel::RmsNorm, Kernel::Rope, Kernel::KvStore, Kernel::Attention, Kernel::Swiglu, Kernel::Gather];
-        by_weight.into_iter().flat_map(|k| WeightType::ALL.map(k)).chain(plain)
+        Self::BY_WEIGHT.into_iter().flat_map(|k| WeightType::ALL.map(k)).chain(Self::PLAIN)
     }
 
     /// Place in [`Kernel::all`].
     pub fn index(self) -> usize {
-        let n = WeightType::ALL.len();
+        let by_weight = |k: usize, w: WeightType| k * WeightType::ALL.len() + w as usize;
+        let plain = |k: usize| Self::BY_WEIGHT.len() * WeightType::ALL.len() + k;
         match self {
-            Kernel::Embed(w) => w as usize,
-            Kernel::Matvec(w) => n + w as usize,
-            Kernel::Matmul(w) => 2 * n + w as usize,
-            Kernel::RmsNorm => 3 * n,
-            Kernel::Rope => 3 * n + 1,
-            Kernel::KvStore => 3 * n + 2,
-            Kernel::Attention => 3 * n + 3,
-            Kernel::Swiglu => 3 * n + 4,
-            Kernel::Gather => 3 * n + 5,
+            Kernel::Embed(w) => by_weight(0, w),
+            Kernel::Matvec(w) => by_weight(1, w),
+            Kernel::Matmul(w) => by_weight(2, w),
+            Kernel::GatedMatvec(w) => by_weight(3, w),
+            Kernel::GatedMatmul(w) => by_weight(4, w),
+            Kernel::RmsNorm => plain(0),
+            Kernel::Rope => plain(1),
+            Kernel::KvStore => plain(2),
+            Kernel::Attention => plain(3),
+            Kernel::Swiglu => plain(4),
+            Kernel::Gather => plain(5),
+            Kernel::MoeRoute => plain(6),
+            Kernel::MoeSum => plain(7),
+            Kernel::ScaleBySigmoid => plain(8),
         }
     }
 
@@ -115,19 +160,28 @@ impl Kernel {
             Kernel::Embed(_) => "f32_anyw_embed.comp",
             Kernel::Matvec(_) => "f32_anyw_matvec.comp",
             Kernel::Matmul(_) => "f32_anyw_matmul.comp",
+            Kernel::GatedMatvec(_) => "f32_anyw_gated_matvec.comp",
+            Kernel::GatedMatmul(_) => "f32_anyw_gated_matmul.comp",
             Kernel::RmsNorm => "f32_rms_norm.comp",
             Kernel::Rope => "f32_rope.comp",
             Kernel::KvStore => "f32_kv_store.comp",
             Kernel::Attention => "f32_f16kv_attention.comp",
             Kernel::Swiglu => "f32_swiglu.comp",
             Kernel::Gather => "f32_gather.comp",
+            Kernel::MoeRoute => "f32_moe_route.comp",
+            Kernel::MoeSum => "f32_moe_sum.comp",
+            Kernel::ScaleBySigmoid => "f32_scale_by_sigmoid.comp",
         }
     }
 
     /// Weight type of a variant.
     pub const fn weight_type(self) -> Option<WeightType> {
         match self {
-            Kernel::Embed(w) | Kernel::Matvec(w) | Kernel::Matmul(w) => Some(w),
+            Kernel::Embed(w)
+            | Kernel::Matvec(w)
+            | Kernel::Matmul(w)
+            | Kernel::GatedMatvec(w)
+            | Kernel::GatedMatmul(w) => Some(w),
             _ => None,
         }
     }

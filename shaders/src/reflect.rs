@@ -166,7 +166,7 @@ mod tests {
         ];
         assert_eq!(swiglu.members, expected);
         assert_eq!(swiglu.push_bytes(), 20);
-        assert_eq!(swiglu.spec_ids, BTreeSet::from([0]));
+        assert_eq!(swiglu.spec_ids, BTreeSet::from([0, 1]));
     }
 
     #[test]

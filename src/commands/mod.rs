@@ -4,6 +4,7 @@ pub mod bench;
 pub mod devices;
 pub mod generate;
 pub mod info;
+pub mod kernels;
 pub mod logits;
 pub mod python;
 pub mod run;

@@ -7,6 +7,7 @@ use engine::backend::TensorView;
 use engine::backend::vulkan::kernels::Rows;
 use engine::backend::vulkan::{DeviceKind, DeviceOptions, Gpu, MemoryUse, Region, VulkanError, Weight, devices};
 use engine::gguf::GgmlType;
+use engine::model::Activation;
 use engine::quant::dequantize_row;
 use half::f16;
 
@@ -187,4 +188,15 @@ pub fn assert_close(what: &str, got: &[f32], want: &[f64], tolerance: impl Fn(us
 /// The largest absolute value.
 pub fn largest(values: &[f64]) -> f64 {
     values.iter().fold(0.0, |m, v| m.max(v.abs()))
+}
+
+/// A gated activation.
+pub fn activate(activation: Activation, gate: f64, up: f64) -> f64 {
+    match activation {
+        Activation::Swiglu => gate / (1.0 + (-gate).exp()) * up,
+        Activation::SwigluOai => {
+            let gate = gate.min(7.0);
+            gate / (1.0 + (-1.702 * gate).exp()) * (up.clamp(-7.0, 7.0) + 1.0)
+        }
+    }
 }

@@ -79,14 +79,6 @@ pub enum VulkanError {
         /// What the value must be.
         rule: String,
     },
-    /// A tensor has a type that no kernel decodes.
-    #[error("the Vulkan backend has no kernels for {ty}, the type of tensor `{name}`")]
-    WeightType {
-        /// The tensor.
-        name: String,
-        /// Its type.
-        ty: crate::gguf::GgmlType,
-    },
     /// The driver refused a kernel.
     #[error("the Vulkan driver can't compile the kernel {kernel}: {result}")]
     Pipeline {

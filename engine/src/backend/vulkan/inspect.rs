@@ -1,21 +1,30 @@
-//! What a driver makes of the kernels: compiles every variant that a device would use and gives the driver's
-//! statistics (registers, spills, code size). Needs no memory and runs nothing, so it works on drivers that only
+//! What a driver makes of the kernels: compiles every variant that a device would use and reports on the code
+//! (registers, waves, spills, size, instructions). Needs no memory and runs nothing, so it works on drivers that only
 //! compile, such as RADV without its hardware.
 
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
 use shaders::{Kernel, WeightType};
 
 use super::device::{Device, DeviceOptions};
 use super::error::VulkanError;
 use super::instance::DeviceInfo;
-use super::kernels::{attention, embed, gather, kv_store, linear, rms_norm, rope, swiglu};
-use super::pipelines::{Pipelines, Variant};
+use super::kernels::linear::Method;
+use super::kernels::{
+    attention, embed, gated, gather, kv_store, linear, moe_sum, rms_norm, rope, route, scale_by_sigmoid, swiglu,
+};
+use super::pipelines::{Compiled, Pipelines, Variant};
 use super::tuning::Tuning;
-use crate::model::RopeLayout;
+use crate::model::{Activation, MoeConfig, RopeLayout};
 
 /// Head sizes of the models that the engine is made for.
 const HEAD_DIMS: [usize; 4] = [64, 80, 128, 256];
 /// Largest batch that variants are listed for.
 const N_BATCH: usize = 512;
+/// Experts, and experts per token, of the models that the engine is made for.
+const EXPERTS: [(usize, usize); 3] = [(32, 4), (128, 4), (128, 8)];
 
 /// A device opened to look at compiled kernels.
 pub struct Inspector {
@@ -40,15 +49,208 @@ impl Inspector {
         let t = &Tuning::of(&self.info);
         let mut all: Vec<Variant> = WeightType::ALL.iter().flat_map(|&ty| linear::variants(t, ty, N_BATCH)).collect();
         all.extend(WeightType::ALL.iter().map(|&ty| embed::variant(t, ty)));
+        let methods = Method::all(N_BATCH, |n| Method::of_experts(t, n, EXPERTS[0].0, EXPERTS[0].1));
+        for ty in WeightType::ALL {
+            // gpt-oss's activation with the type of its experts.
+            let activation = if ty == WeightType::MXFP4 { Activation::SwigluOai } else { Activation::Swiglu };
+            all.extend(linear::expert_variants(t, ty, &methods));
+            all.extend(gated::variants(t, ty, activation, &methods, true));
+        }
+        let moe = |(n_expert, n_expert_used)| MoeConfig {
+            n_expert,
+            n_expert_used,
+            n_ff_exp: 768,
+            renormalise: true,
+            weights_scale: 1.0,
+            activation: Activation::Swiglu,
+        };
+        all.extend(EXPERTS.map(|e| route::variant(t, &moe(e))));
+        all.extend([Activation::Swiglu, Activation::SwigluOai].map(|a| swiglu::variant(t, a)));
+        all.extend([moe_sum::variant(t), scale_by_sigmoid::variant(t)]);
         all.extend(HEAD_DIMS.iter().map(|&d| attention::variant(t, d)));
         all.extend([RopeLayout::Interleaved, RopeLayout::Neox].map(|layout| rope::variant(t, layout)));
-        all.extend([rms_norm::variant(t), kv_store::variant(t), swiglu::variant(t), gather::variant(t)]);
+        all.extend([rms_norm::variant(t), kv_store::variant(t), gather::variant(t)]);
         debug_assert!(Kernel::all().all(|k| all.iter().any(|v| v.kernel == k)), "every kernel is used");
         all
     }
 
-    /// Name and value of each of the driver's statistics of a variant; none where the driver gives none.
-    pub fn statistics(&mut self, variant: &Variant) -> Result<Vec<(String, f64)>, VulkanError> {
-        self.pipelines.statistics(variant)
+    /// Compiles `variants` on all cores.
+    pub fn prepare(&mut self, variants: &[Variant]) -> Result<(), VulkanError> {
+        self.pipelines.prepare(variants)
+    }
+
+    /// What the driver made of a variant; only its name and constants where the driver doesn't tell.
+    pub fn report(&mut self, variant: &Variant) -> Result<CodeReport, VulkanError> {
+        let compiled = self.pipelines.compiled(variant)?.unwrap_or_default();
+        Ok(CodeReport::new(variant, &compiled))
+    }
+
+    /// Name and text of the driver's representations of a variant, from the first to the last step of its compiler.
+    pub fn texts(&mut self, variant: &Variant) -> Result<Vec<(String, String)>, VulkanError> {
+        Ok(self.pipelines.compiled(variant)?.unwrap_or_default().texts)
+    }
+}
+
+/// Environment in which the Vulkan loader finds only RADV and RADV only pretends to have hardware of family `isa`
+/// (such as `gfx1151`): it compiles and runs nothing. For a process to be started; `None` where RADV is not installed.
+/// Mesa 25.0 has this; 26 removed it.
+pub fn compile_only_environment(isa: &str) -> Option<[(&'static str, String); 3]> {
+    let folders = ["/usr/share/vulkan/icd.d", "/usr/local/share/vulkan/icd.d", "/etc/vulkan/icd.d"];
+    let files = folders.iter().flat_map(|f| std::fs::read_dir(f).into_iter().flatten().flatten());
+    let is_radv = |p: &PathBuf| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("radeon_icd"));
+    let manifest = files.map(|e| e.path()).find(is_radv)?;
+    Some([
+        ("RADV_FORCE_FAMILY", isa.to_owned()),
+        // Code from the cache has no statistics.
+        ("MESA_SHADER_CACHE_DISABLE", "true".to_owned()),
+        ("VK_DRIVER_FILES", manifest.to_string_lossy().into_owned()),
+    ])
+}
+
+/// A variant's code, as far as the driver tells. Counts of instructions are of the code, not of a run of it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CodeReport {
+    /// Name of the kernel, with its weight type.
+    pub kernel: String,
+    /// Specialization constants, by id.
+    pub constants: Vec<u32>,
+    /// Invocations of a subgroup (wave).
+    pub subgroup_size: u32,
+    /// Vector registers that the code takes.
+    pub vgprs: Option<u64>,
+    /// Vector registers before the driver's scheduler, which takes more where that costs no waves: the need.
+    pub vgprs_needed: Option<u64>,
+    /// Scalar registers.
+    pub sgprs: Option<u64>,
+    /// Waves that one SIMD of gfx1151 can hold, by registers and shared memory.
+    pub waves: Option<u64>,
+    /// Bytes of shared memory per workgroup.
+    pub lds_bytes: Option<u64>,
+    /// Registers that were spilled, and bytes of scratch memory: both must be 0.
+    pub spills: Option<u64>,
+    /// Size of the code.
+    pub code_bytes: Option<u64>,
+    /// Instructions.
+    pub instructions: Option<u64>,
+    /// Of these, on four products of bytes at a time.
+    pub dot4: u64,
+    /// Of these, on matrices.
+    pub wmma: u64,
+    /// The compiler's estimate of the cycles of one wave.
+    pub latency: Option<u64>,
+    /// The compiler's estimate of the cycles between waves.
+    pub inverse_throughput: Option<u64>,
+    /// Instructions of the innermost loop that decodes weights, per weight decoded and column, of matrix–vector
+    /// kernels.
+    pub instructions_per_weight: Option<f64>,
+}
+
+impl CodeReport {
+    fn new(variant: &Variant, compiled: &Compiled) -> CodeReport {
+        let value =
+            |wanted: &str| compiled.statistics.iter().find(|(name, _)| name == wanted).map(|(_, value)| *value as u64);
+        let empty = String::new();
+        let code = compiled.texts.iter().rev().map(|(_, text)| text).find(|t| t.contains("s_endpgm")).unwrap_or(&empty);
+        let lds_bytes = value("LDS size");
+        let workgroup = u64::from(variant.constants[0]);
+        let waves = value("VGPRs")
+            .map(|vgprs| waves(vgprs, u64::from(compiled.subgroup_size), lds_bytes.unwrap_or(0), workgroup));
+        let spills = [value("Spilled SGPRs"), value("Spilled VGPRs"), value("Scratch size")];
+        CodeReport {
+            kernel: variant.kernel.name(),
+            constants: variant.constants.clone(),
+            subgroup_size: compiled.subgroup_size,
+            vgprs: value("VGPRs"),
+            vgprs_needed: value("Pre-Sched VGPRs"),
+            sgprs: value("SGPRs"),
+            waves,
+            lds_bytes,
+            spills: spills.into_iter().flatten().reduce(|a, b| a + b),
+            code_bytes: value("Code size"),
+            instructions: value("Instructions"),
+            dot4: code.matches("v_dot4_i32_iu8").count() as u64,
+            wmma: code.matches("v_wmma_").count() as u64,
+            latency: value("Latency"),
+            inverse_throughput: value("Inverse Throughput"),
+            instructions_per_weight: weights_per_round(variant).zip(largest_loop(code)).map(|(w, n)| n as f64 / w),
+        }
+    }
+
+    /// Whether this is about the same variant as `other`.
+    pub fn is_same_variant(&self, other: &CodeReport) -> bool {
+        (&self.kernel, &self.constants) == (&other.kernel, &other.constants)
+    }
+}
+
+/// Waves per SIMD of gfx1151: 1536 registers of 32 lanes (768 of 64), taken in steps of 24 (12), at most 16 waves; the
+/// 128 KiB of shared memory of four SIMDs. The driver's own figure is for other chips.
+fn waves(vgprs: u64, subgroup_size: u64, lds_bytes: u64, workgroup: u64) -> u64 {
+    let (registers, step) = if subgroup_size > 32 { (768, 12) } else { (1536, 24) };
+    let by_registers = registers / vgprs.max(1).next_multiple_of(step);
+    let waves_per_group = workgroup.div_ceil(subgroup_size.max(1));
+    let by_lds = (128 << 10) / lds_bytes.max(1) * waves_per_group / 4;
+    by_registers.min(16).min(by_lds.max(1))
+}
+
+/// Weights times columns that an invocation of a matrix–vector kernel works on in a round of its loop.
+fn weights_per_round(variant: &Variant) -> Option<f64> {
+    let (ty, n_matrices) = match variant.kernel {
+        Kernel::Matvec(ty) => (ty, 1),
+        Kernel::GatedMatvec(ty) => (ty, 2),
+        _ => return None,
+    };
+    let &[_, rows, columns, ..] = &variant.constants[..] else { return None };
+    Some(f64::from(n_matrices * rows * columns) * ty.unit() as f64)
+}
+
+/// Instructions of the largest loop: from the label that a branch jumps back to, up to that branch. Reads the final
+/// representation of Mesa's compiler: blocks begin with a line `BB` and a number, instructions are indented.
+fn largest_loop(code: &str) -> Option<usize> {
+    let mut starts: HashMap<&str, usize> = HashMap::new();
+    let mut largest = None;
+    let mut n = 0;
+    for line in code.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let is_label = |w: &&str| w.strip_prefix("BB").is_some_and(|d| d.bytes().all(|b| b.is_ascii_digit()));
+        match &words[..] {
+            [label, ..] if is_label(label) => _ = starts.insert(label, n),
+            [mnemonic, rest @ ..] if line.starts_with([' ', '\t']) && !mnemonic.starts_with("/*") => {
+                n += 1;
+                let is_branch = words.iter().any(|w| w.starts_with("s_branch") || w.starts_with("s_cbranch"));
+                let targets = rest.iter().map(|w| w.trim_end_matches(',')).filter(|w| is_label(w));
+                if is_branch && let Some(start) = targets.filter_map(|t| starts.get(t)).min() {
+                    largest = largest.max(Some(n - start));
+                }
+            }
+            _ => {}
+        }
+    }
+    largest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waves_by_registers_and_by_shared_memory() {
+        // The rule of design.md: 1536 registers in steps of 24, or half of both for waves of 64.
+        assert_eq!(waves(96, 32, 0, 32), 16);
+        assert_eq!(waves(97, 32, 0, 32), 12);
+        assert_eq!(waves(256, 32, 0, 32), 5);
+        assert_eq!(waves(60, 64, 0, 64), 12);
+        assert_eq!(waves(24, 64, 0, 64), 16);
+        // 32 KiB per workgroup of four waves: four workgroups on four SIMDs.
+        assert_eq!(waves(24, 32, 32 << 10, 128), 4);
+    }
+
+    #[test]
+    fn the_largest_loop_of_a_listing_is_counted() {
+        let code = "BB0\n\ts_mov_b32 s0, 0\nBB1\n\tv_add_u32 v0, v0, 1\n\tv_fma_f32 v1, v0, v0\n\ts_cbranch_scc1 BB1\n\
+                    BB2\n\tv_mov_b32 v0, 0\n\ts_cbranch_scc1 BB2\nBB3\n\ts_cbranch_scc0 BB4\nBB4\n\ts_endpgm\n";
+        assert_eq!(largest_loop(code), Some(3));
+        assert_eq!(largest_loop("BB0\n\ts_endpgm\n"), None);
+        assert_eq!(largest_loop(""), None);
     }
 }

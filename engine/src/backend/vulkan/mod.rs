@@ -21,7 +21,7 @@ pub use commands::Cost;
 pub use device::DeviceOptions;
 pub use error::VulkanError;
 pub use gpu::Gpu;
-pub use inspect::Inspector;
+pub use inspect::{CodeReport, Inspector, compile_only_environment};
 pub use instance::{DeviceInfo, DeviceKind, best_real_gpu, devices};
 pub use memory::{MemoryUse, Region};
 pub use pipelines::Variant;
@@ -30,15 +30,20 @@ pub use weights::{Weight, weight_type};
 
 use std::collections::BTreeSet;
 
+use kernels::gated::Gated;
 use kernels::kv_store::{CacheShape, LayerCache, Places};
+use kernels::linear::{Method, Product};
 use kernels::rope::Rotation;
-use kernels::{Rows, attention, embed, gather, kv_store, linear, rms_norm, rope, swiglu};
+use kernels::route::Routing;
+use kernels::{
+    Rows, attention, embed, gated, gather, kv_store, linear, moe_sum, rms_norm, rope, route, scale_by_sigmoid, swiglu,
+};
 use shaders::WeightType;
 
 use super::{Act, Backend, BatchToken, Limits, Linear, TensorView};
-use crate::error::{Error, RequestError};
+use crate::error::Error;
 use crate::kv::{KvLayout, KvPages, PageCopy};
-use crate::model::{Config, ExpertWeights, RopeTable};
+use crate::model::{Activation, Config, ExpertWeights, MoeConfig, RopeTable};
 
 /// Rows of activations are padded to a multiple of this, the unit of the plain weight types.
 const ROW_ALIGN: usize = 8;
@@ -48,6 +53,8 @@ pub struct Vulkan {
     gpu: Gpu,
     /// Types of the matrices that were uploaded, to compile their kernels ahead.
     types: BTreeSet<usize>,
+    /// The same of the experts' matrices.
+    expert_types: BTreeSet<usize>,
     model: Option<ModelState>,
 }
 
@@ -61,6 +68,7 @@ struct ModelState {
     shapes: Vec<CacheShape>,
     acts: [Region; Act::ALL.len()],
     cache: Vec<LayerCache>,
+    experts: Option<Experts>,
     inputs: Inputs,
     /// Where the logits can be read by the processor; the logits themselves if they are.
     readback: Region,
@@ -70,6 +78,19 @@ struct ModelState {
     n_positions: Vec<u64>,
     /// The layer that ops belong to.
     layer: usize,
+}
+
+/// What a mixture of experts needs beside the activations. A pair is a token and one of its experts.
+struct Experts {
+    config: MoeConfig,
+    /// Of each pair, its pairs by expert, and the tiles of these: see [`Routing`].
+    weights: Region,
+    entries: Region,
+    tiles: Region,
+    /// Activated product of each pair, `[n_pairs, n_ff_exp]`.
+    hidden: Region,
+    /// Weighted output of each pair, `[n_pairs, n_embd]`; before that, where gate and up are computed apart, up.
+    output: Region,
 }
 
 /// What the processor writes for each pass.
@@ -92,7 +113,7 @@ impl Vulkan {
 
     /// Opens a device.
     pub fn open(options: DeviceOptions<'_>) -> Result<Vulkan, VulkanError> {
-        Ok(Vulkan { gpu: Gpu::open(options)?, types: BTreeSet::new(), model: None })
+        Ok(Vulkan { gpu: Gpu::open(options)?, types: BTreeSet::new(), expert_types: BTreeSet::new(), model: None })
     }
 
     /// What device this is.
@@ -121,6 +142,27 @@ impl ModelState {
             n_rows,
             width: act.width(&self.config, self.layer),
             stride: stride(act, &self.config),
+        }
+    }
+
+    /// Rows of `width` elements, one for each pair of the current pass.
+    fn pairs<'r>(&self, region: &'r Region, width: usize) -> Rows<'r> {
+        let n_used = self.config.moe.map_or(0, |moe| moe.n_expert_used);
+        Rows { region, n_rows: self.n_tokens * n_used, width, stride: width.next_multiple_of(ROW_ALIGN) }
+    }
+
+    /// The choice of experts of the current pass.
+    fn routing(&self, tuning: &Tuning) -> Routing<'_> {
+        let e = self.experts.as_ref().expect("only a mixture of experts is routed");
+        let (n_expert, n_used) = (e.config.n_expert, e.config.n_expert_used);
+        Routing {
+            weights: &e.weights,
+            entries: &e.entries,
+            tiles: &e.tiles,
+            n_tokens: self.n_tokens,
+            n_expert,
+            n_used,
+            method: Method::of_experts(tuning, self.n_tokens, n_expert, n_used),
         }
     }
 
@@ -193,11 +235,32 @@ fn check_shapes(
     rule(head.is_multiple_of(4) && head <= max_head, "head_dim", head, format!("a multiple of 4 up to {max_head}"))?;
     let most = max_groups[1] as usize;
     rule(limits.n_batch <= most, "n_batch", limits.n_batch, format!("at most {most}"))?;
+    if let Some(moe) = &config.moe {
+        let (all, used) = (route::MAX_EXPERTS, route::MAX_USED);
+        rule(moe.n_expert <= all, "expert_count", moe.n_expert, format!("at most {all}"))?;
+        rule(moe.n_expert_used <= used, "expert_used_count", moe.n_expert_used, format!("at most {used}"))?;
+        let (pairs, most) = (limits.n_batch * moe.n_expert_used, max_groups.into_iter().min().unwrap_or(0) as usize);
+        rule(pairs <= most, "expert_used_count · n_batch", pairs, format!("at most {most}"))?;
+    }
     let (bytes, limit) = (shapes.iter().map(CacheShape::bytes).max().unwrap_or(0), 8 * ((1 << 31) - 1));
     if bytes > limit {
         return Err(VulkanError::TooLarge { what: "the keys of a layer (bytes)".to_owned(), size: bytes, limit });
     }
     Ok(())
+}
+
+fn allocate_experts(gpu: &mut Gpu, config: &Config, moe: &MoeConfig, n_batch: usize) -> Result<Experts, VulkanError> {
+    let mut take = |bytes: u64, what: &str| gpu.allocate(MemoryUse::Device, bytes, &format!("the experts' {what}"));
+    let [weights, entries, tiles] = route::bytes(n_batch, moe);
+    let row_bytes = |width: usize| (n_batch * moe.n_expert_used * width.next_multiple_of(ROW_ALIGN) * 4) as u64;
+    Ok(Experts {
+        config: *moe,
+        weights: take(weights, "weights")?,
+        entries: take(entries, "tokens")?,
+        tiles: take(tiles, "tiles")?,
+        hidden: take(row_bytes(moe.n_ff_exp), "activations")?,
+        output: take(row_bytes(moe.n_ff_exp.max(config.n_embd)), "outputs")?,
+    })
 }
 
 fn cache_shape(config: &Config, kv: &KvLayout, il: usize) -> CacheShape {
@@ -215,7 +278,9 @@ impl Backend for Vulkan {
 
     fn upload(&mut self, tensor: TensorView<'static>) -> Result<Weight, Error> {
         let weight = self.gpu.upload(tensor)?;
-        if weight.rows > 1 {
+        if weight.name.ends_with("_exps.weight") {
+            self.expert_types.insert(weight.ty as usize);
+        } else if weight.rows > 1 {
             self.types.insert(weight.ty as usize);
         }
         Ok(weight)
@@ -244,6 +309,10 @@ impl Backend for Vulkan {
             let mut half = |what| gpu.allocate(MemoryUse::Device, shape.bytes(), &format!("{what} of layer {il}"));
             cache.push(LayerCache { k: half("keys")?, v: half("values")? });
         }
+        let experts = match &config.moe {
+            Some(moe) => Some(allocate_experts(gpu, config, moe, limits.n_batch)?),
+            None => None,
+        };
         let mut words = |n: usize, what: &str| gpu.allocate(MemoryUse::Upload, (n * 4) as u64, what);
         let n_entries = kv.n_seq * kv.pages_per_seq;
         let tables = kv.kinds.iter().map(|_| words(n_entries, "page tables")).collect::<Result<_, _>>()?;
@@ -258,12 +327,21 @@ impl Backend for Vulkan {
         };
         // The padding of rows must be zero, and stays so.
         gpu.begin()?;
-        acts.iter().for_each(|act| gpu.zero(act));
+        acts.iter().chain(experts.iter().flat_map(|e| [&e.hidden, &e.output])).for_each(|act| gpu.zero(act));
         gpu.submit_and_wait()?;
         let types = WeightType::ALL.into_iter().filter(|t| self.types.contains(&(*t as usize)));
         let mut variants: Vec<Variant> =
             types.flat_map(|ty| linear::variants(&gpu.tuning, ty, limits.n_batch)).collect();
         variants.push(attention::variant(&gpu.tuning, config.head_dim));
+        if let Some(moe) = &config.moe {
+            let method = |n| Method::of_experts(&gpu.tuning, n, moe.n_expert, moe.n_expert_used);
+            let methods = Method::all(limits.n_batch, method);
+            for ty in WeightType::ALL.into_iter().filter(|t| self.expert_types.contains(&(*t as usize))) {
+                variants.extend(linear::expert_variants(&gpu.tuning, ty, &methods));
+                variants.extend(gated::variants(&gpu.tuning, ty, moe.activation, &methods, true));
+            }
+            variants.push(route::variant(&gpu.tuning, moe));
+        }
         gpu.prepare(&variants)?;
         gpu.pipelines.save();
         self.model = Some(ModelState {
@@ -274,6 +352,7 @@ impl Backend for Vulkan {
             shapes,
             acts,
             cache,
+            experts,
             inputs,
             readback,
             n_tokens: 0,
@@ -323,9 +402,8 @@ impl Backend for Vulkan {
             return Ok(());
         }
         for p in products {
-            let (x, dst) = (m.rows(x), m.rows(p.out));
-            let product = linear::Product { x, weight: p.weight, bias: p.bias, dst, accumulate: p.accumulate };
-            linear::record(gpu, &product)?;
+            let product = Product::new(m.rows(x), p.weight, m.rows(p.out));
+            linear::record(gpu, &Product { bias: p.bias, accumulate: p.accumulate, ..product })?;
         }
         Ok(())
     }
@@ -360,19 +438,45 @@ impl Backend for Vulkan {
 
     fn swiglu(&mut self) -> Result<(), Error> {
         let (gpu, m) = self.parts();
-        Ok(swiglu::record(gpu, m.rows(Act::Gate), m.rows(Act::Up))?)
+        Ok(swiglu::record(gpu, m.rows(Act::Gate), m.rows(Act::Up), Activation::Swiglu)?)
     }
 
-    fn scale_by_sigmoid(&mut self, _: Act, _: Act) -> Result<(), Error> {
-        Err(RequestError::NoExperts.into())
+    fn scale_by_sigmoid(&mut self, x: Act, gate: Act) -> Result<(), Error> {
+        let (gpu, m) = self.parts();
+        Ok(scale_by_sigmoid::record(gpu, m.rows(x), m.rows(gate))?)
     }
 
     fn route(&mut self) -> Result<(), Error> {
-        Err(RequestError::NoExperts.into())
+        let (gpu, m) = self.parts();
+        let routing = m.routing(&gpu.tuning);
+        let moe = &m.experts.as_ref().expect("a mixture of experts").config;
+        Ok(route::record(gpu, m.rows(Act::Router), moe, &routing)?)
     }
 
-    fn experts(&mut self, _: Act, _: &ExpertWeights<Weight>) -> Result<(), Error> {
-        Err(RequestError::NoExperts.into())
+    fn experts(&mut self, x: Act, experts: &ExpertWeights<Weight>) -> Result<(), Error> {
+        let (gpu, m) = self.parts();
+        let routing = &m.routing(&gpu.tuning);
+        let e = m.experts.as_ref().expect("a mixture of experts");
+        let (hidden, up) = (m.pairs(&e.hidden, e.config.n_ff_exp), m.pairs(&e.output, e.config.n_ff_exp));
+        let activation = e.config.activation;
+        let [gate_bias, up_bias] = [&experts.gate_bias, &experts.up_bias].map(Option::as_ref);
+        if experts.gate.ty == experts.up.ty {
+            let biases = gate_bias.zip(up_bias).map(|(gate, up)| [gate, up]);
+            let (gate, up) = (&experts.gate, &experts.up);
+            let routing = Some(routing);
+            gated::record(gpu, &Gated { x: m.rows(x), gate, up, biases, activation, dst: hidden, routing })?;
+        } else {
+            for (weight, bias, dst) in [(&experts.gate, gate_bias, hidden), (&experts.up, up_bias, up)] {
+                let product = Product::new(m.rows(x), weight, dst);
+                linear::record(gpu, &Product { bias, routing: Some(routing), ..product })?;
+            }
+            swiglu::record(gpu, hidden, up, activation)?;
+        }
+        let output = m.pairs(&e.output, m.config.n_embd);
+        let (bias, routing) = (experts.down_bias.as_ref(), Some(routing));
+        let down = Product { bias, routing, weighted: true, ..Product::new(hidden, &experts.down, output) };
+        linear::record(gpu, &down)?;
+        Ok(moe_sum::record(gpu, output, m.rows(Act::X))?)
     }
 
     fn gather_outputs(&mut self) -> Result<(), Error> {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{env, fs, process};
 
-use ash::vk;
+use ash::{khr, vk};
 use rayon::prelude::*;
 use shaders::Kernel;
 
@@ -34,6 +34,17 @@ pub(super) struct Pipeline {
     pub raw: vk::Pipeline,
     pub layout: vk::PipelineLayout,
     pub push_bytes: u32,
+}
+
+/// What a driver tells of the code that it made of a kernel.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Compiled {
+    /// Invocations of a subgroup.
+    pub subgroup_size: u32,
+    /// Name and value of each statistic.
+    pub statistics: Vec<(String, f64)>,
+    /// Name and text of each representation, from the first to the last step of the compiler.
+    pub texts: Vec<(String, String)>,
 }
 
 /// All pipelines of a device.
@@ -85,15 +96,27 @@ impl Pipelines {
         outcome
     }
 
-    /// The driver's statistics of a variant (registers, spills, code size), where it gives them.
-    pub fn statistics(&mut self, variant: &Variant) -> Result<Vec<(String, f64)>, VulkanError> {
+    /// What the driver tells of a variant's code, where it does.
+    pub fn compiled(&mut self, variant: &Variant) -> Result<Option<Compiled>, VulkanError> {
         let pipeline = self.get(variant)?;
-        let Some(functions) = &self.device.executable_properties else { return Ok(Vec::new()) };
-        let info = vk::PipelineExecutableInfoKHR::default().pipeline(pipeline.raw).executable_index(0);
-        // SAFETY: the pipeline was made with statistics and has one executable, its compute stage.
-        let all = unsafe { functions.get_pipeline_executable_statistics(&info) };
-        let all = check("vkGetPipelineExecutableStatisticsKHR", all)?;
-        Ok(all.iter().map(statistic).collect())
+        let Some(functions) = &self.device.executable_properties else { return Ok(None) };
+        let executable = vk::PipelineExecutableInfoKHR::default().pipeline(pipeline.raw).executable_index(0);
+        let info = vk::PipelineInfoKHR::default().pipeline(pipeline.raw);
+        // SAFETY: the pipeline was made with statistics and representations and has one executable, its compute stage.
+        let (properties, statistics, texts) = unsafe {
+            (
+                functions.get_pipeline_executable_properties(&info),
+                functions.get_pipeline_executable_statistics(&executable),
+                internal_texts(functions, &executable),
+            )
+        };
+        let properties = check("vkGetPipelineExecutablePropertiesKHR", properties)?;
+        let statistics = check("vkGetPipelineExecutableStatisticsKHR", statistics)?;
+        Ok(Some(Compiled {
+            subgroup_size: properties.first().map_or(0, |p| p.subgroup_size),
+            statistics: statistics.iter().map(statistic).collect(),
+            texts: check("vkGetPipelineExecutableInternalRepresentationsKHR", texts)?,
+        }))
     }
 
     /// Writes the driver's compiled code to disk if there is more of it than was read. A cache is a convenience: if
@@ -146,6 +169,7 @@ impl Pipelines {
             .specialization_info(&constants);
         let flags = if self.device.executable_properties.is_some() {
             vk::PipelineCreateFlags::CAPTURE_STATISTICS_KHR
+                | vk::PipelineCreateFlags::CAPTURE_INTERNAL_REPRESENTATIONS_KHR
         } else {
             vk::PipelineCreateFlags::empty()
         };
@@ -172,6 +196,32 @@ impl Drop for Pipelines {
             self.device.raw.destroy_pipeline_cache(self.cache, None);
         }
     }
+}
+
+/// The driver's representations of an executable that are text.
+///
+/// # Safety
+/// `info` names an executable of a live pipeline that was made with representations.
+unsafe fn internal_texts(
+    functions: &khr::pipeline_executable_properties::Device,
+    info: &vk::PipelineExecutableInfoKHR<'_>,
+) -> Result<Vec<(String, String)>, vk::Result> {
+    // Twice: first for the sizes of the texts, then for the texts.
+    // SAFETY: as promised by the caller; with null pointers the driver writes sizes only.
+    let mut all = unsafe { functions.get_pipeline_executable_internal_representations(info) }?;
+    let mut buffers: Vec<Vec<u8>> = all.iter().map(|r| vec![0; r.data_size]).collect();
+    for (r, buffer) in all.iter_mut().zip(&mut buffers) {
+        r.p_data = buffer.as_mut_ptr().cast();
+    }
+    let mut count = all.len() as u32;
+    let call = functions.fp().get_pipeline_executable_internal_representations_khr;
+    // SAFETY: as above; each buffer has the size that its entry says.
+    unsafe { call(functions.device(), info, &mut count, all.as_mut_ptr()) }.result()?;
+    let name = |r: &vk::PipelineExecutableInternalRepresentationKHR<'_>| {
+        r.name_as_c_str().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+    };
+    let text = |b: Vec<u8>| String::from_utf8_lossy(b.split(|&c| c == 0).next().unwrap_or_default()).into_owned();
+    Ok(all.iter().map(name).zip(buffers.into_iter().map(text)).collect())
 }
 
 fn statistic(s: &vk::PipelineExecutableStatisticKHR<'_>) -> (String, f64) {

@@ -24,9 +24,20 @@ impl MatmulTile {
         self.block_rows / self.thread_rows * (self.block_tokens / self.thread_tokens)
     }
 
-    /// Bytes of shared memory: 32 weights or activations for each row and token, and one column of padding each.
+    /// Bytes of shared memory: 32 weights or activations for each row and token, and one column of padding each (two
+    /// for the rows where they are of two matrices); a number per token; the values of a weight type.
     pub fn shared_bytes(self) -> u32 {
-        32 * 4 * (self.block_rows + self.block_tokens + 2)
+        32 * 4 * (self.block_rows + self.block_tokens + 3) + 4 * self.block_tokens + 64
+    }
+
+    /// Half the rows, for kernels that compute them of two matrices.
+    pub fn halved(self) -> MatmulTile {
+        MatmulTile { block_rows: self.block_rows / 2, thread_rows: self.thread_rows / 2, ..self }
+    }
+
+    /// The first specialization constants of the kernels.
+    pub(super) fn constants(self) -> [u32; 5] {
+        [self.workgroup(), self.block_rows, self.block_tokens, self.thread_rows, self.thread_tokens]
     }
 }
 
@@ -39,6 +50,8 @@ pub struct Tuning {
     pub norm: u32,
     /// Invocations per workgroup of attention: a quarter of the largest head at least.
     pub attention: u32,
+    /// Invocations of the workgroup that chooses experts.
+    pub route: u32,
     /// Invocations per workgroup of matrix–vector products.
     pub matvec: u32,
     /// Rows per workgroup of matrix–vector products of one or two columns, and of more.
@@ -48,26 +61,40 @@ pub struct Tuning {
     pub matvec_columns: &'static [u32],
     /// From this number of tokens on, the tiled product is used.
     pub matmul_from: usize,
-    /// Its tile.
+    /// Its tile; the number of rows per invocation is even.
     pub matmul: MatmulTile,
+    /// From this mean number of tokens per expert on, the tiled product is used for experts.
+    pub experts_matmul_from: usize,
+    /// Its tile: fewer tokens, since they are shared out.
+    pub experts: MatmulTile,
     /// Work after which a pass goes on in another submit: systems reset a GPU whose submit takes seconds.
     pub submit_budget: Cost,
 }
 
 impl Tuning {
+    /// Rows per workgroup of a matrix–vector product of so many columns.
+    pub(super) fn rows_for(&self, columns: u32) -> u32 {
+        self.matvec_rows[usize::from(columns > 2)]
+    }
+
     /// The sizes for `info`. A matrix–vector workgroup is one subgroup: its sums need no shared memory.
     pub fn of(info: &DeviceInfo) -> Tuning {
         let tile = MatmulTile { block_rows: 64, block_tokens: 64, thread_rows: 8, thread_tokens: 4 };
         let small_tile = MatmulTile { block_rows: 32, block_tokens: 32, thread_rows: 4, thread_tokens: 2 };
+        let experts = MatmulTile { block_rows: 64, block_tokens: 32, thread_rows: 4, thread_tokens: 4 };
+        let fitting = |tile: MatmulTile| if tile.shared_bytes() <= info.shared_bytes { tile } else { small_tile };
         let general = Tuning {
             elementwise: 128,
             norm: 256,
             attention: 128,
+            route: 256,
             matvec: info.subgroup_size.clamp(32, 64),
             matvec_rows: [2, 2],
             matvec_columns: &[1, 2, 4, 8],
             matmul_from: 33,
-            matmul: if tile.shared_bytes() <= info.shared_bytes { tile } else { small_tile },
+            matmul: fitting(tile),
+            experts_matmul_from: 16,
+            experts: fitting(experts),
             // About 200 ms of a GPU with 200 GB/s and 2 TFLOPS.
             submit_budget: Cost { read_bytes: 40_000_000_000, written_bytes: 40_000_000_000, flops: 400_000_000_000 },
         };
@@ -80,11 +107,14 @@ impl Tuning {
             elementwise: 64,
             norm: 32,
             attention: 64,
+            route: 64,
             matvec: info.subgroup_size,
             matvec_rows: [8, 4],
             matvec_columns: &[1, 4],
             matmul_from: 48,
             matmul: MatmulTile { thread_tokens: 8, ..general.matmul },
+            experts_matmul_from: 16,
+            experts: MatmulTile { thread_rows: 8, ..general.experts },
             submit_budget: general.submit_budget,
         }
     }

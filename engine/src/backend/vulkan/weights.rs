@@ -2,7 +2,8 @@
 //! 210-byte blocks are not), one copy per tensor, made once at load on all cores. The only place that knows both
 //! layouts; the shaders' side is `shaders/include/weights.glsl`.
 //!
-//! Vectors (one row: norms, biases) are decoded to f32, so kernels read them without looking at their type.
+//! Vectors (one row: norms, biases) and the biases of experts (one row for each, recognised by their name) are decoded
+//! to f32, so kernels read them without looking at their type.
 
 use rayon::prelude::*;
 use shaders::WeightType;
@@ -45,15 +46,20 @@ impl Weight {
         self.row_bytes
     }
 
+    /// Elements from one row to the next, of f32 weights.
+    pub(super) fn stride(&self) -> u32 {
+        (self.row_bytes / 4) as u32
+    }
+
     /// Units that one invocation decodes at a time, per row.
     pub(super) fn units_per_row(&self) -> u32 {
         self.cols.div_ceil(self.ty.unit()) as u32
     }
 }
 
-/// The kernels' name of a file's type, where they have decoders for it.
-pub fn weight_type(ty: GgmlType) -> Option<WeightType> {
-    Some(match ty {
+/// The kernels' name of a file's type.
+pub fn weight_type(ty: GgmlType) -> WeightType {
+    match ty {
         GgmlType::F32 => WeightType::F32,
         GgmlType::F16 => WeightType::F16,
         GgmlType::BF16 => WeightType::BF16,
@@ -62,23 +68,26 @@ pub fn weight_type(ty: GgmlType) -> Option<WeightType> {
         GgmlType::Q5_0 => WeightType::Q5_0,
         GgmlType::Q5_1 => WeightType::Q5_1,
         GgmlType::Q8_0 => WeightType::Q8_0,
+        GgmlType::Q2_K => WeightType::Q2_K,
+        GgmlType::Q3_K => WeightType::Q3_K,
         GgmlType::Q4_K => WeightType::Q4_K,
         GgmlType::Q5_K => WeightType::Q5_K,
         GgmlType::Q6_K => WeightType::Q6_K,
-        _ => return None,
-    })
+        GgmlType::IQ4_NL => WeightType::IQ4_NL,
+        GgmlType::IQ4_XS => WeightType::IQ4_XS,
+        GgmlType::MXFP4 => WeightType::MXFP4,
+    }
 }
 
 /// Copies `tensor` to the device.
 pub(super) fn upload(gpu: &mut Gpu, tensor: TensorView<'_>) -> Result<Weight, VulkanError> {
-    if tensor.rows == 1 && tensor.ty != GgmlType::F32 {
-        let mut values = vec![0.0; tensor.cols];
-        dequantize_row(tensor.ty, tensor.data, &mut values);
+    if (tensor.rows == 1 || tensor.name.ends_with(".bias")) && tensor.ty != GgmlType::F32 {
+        let mut values = vec![0.0; tensor.rows * tensor.cols];
+        let rows = tensor.data.chunks_exact(tensor.ty.row_bytes(tensor.cols));
+        rows.zip(values.chunks_exact_mut(tensor.cols)).for_each(|(row, out)| dequantize_row(tensor.ty, row, out));
         return upload(gpu, TensorView { ty: GgmlType::F32, data: bytemuck::cast_slice(&values), ..tensor });
     }
-    let Some(ty) = weight_type(tensor.ty) else {
-        return Err(VulkanError::WeightType { name: tensor.name.to_owned(), ty: tensor.ty });
-    };
+    let ty = weight_type(tensor.ty);
     let layout = Layout::new(tensor.ty, ty, tensor.cols);
     assert_eq!(tensor.data.len(), tensor.rows * layout.file_row, "bytes of {}", tensor.name);
     let units = tensor.rows as u64 * tensor.cols.div_ceil(ty.unit()) as u64;
@@ -179,9 +188,13 @@ impl Layout {
             GgmlType::Q5_0 => (16, 4, 2),
             GgmlType::Q5_1 => (16, 4, 4),
             GgmlType::Q8_0 => (32, 0, 2),
+            GgmlType::Q2_K => (80, 0, 4),
+            GgmlType::Q3_K => (96, 12, 2),
             GgmlType::Q4_K | GgmlType::Q5_K => (ty.block_bytes(), 0, 0),
             GgmlType::Q6_K => (208, 0, 2),
-            other => unreachable!("{other} has no kernels"),
+            GgmlType::IQ4_NL => (16, 0, 2),
+            GgmlType::IQ4_XS => (128, 8, 0),
+            GgmlType::MXFP4 => (16, 0, 1),
         };
         Layout {
             ty,
@@ -223,12 +236,17 @@ impl Layout {
                 }
             }
             GgmlType::Q4_K | GgmlType::Q5_K => quants.copy_from_slice(data),
-            GgmlType::Q4_0 | GgmlType::Q8_0 => split(self.ty, data, [(2, quants), (0, scales)]),
+            GgmlType::Q4_0 | GgmlType::Q8_0 | GgmlType::IQ4_NL => {
+                split(self.ty, data, [(2, quants), (0, scales)]);
+            }
             GgmlType::Q4_1 => split(self.ty, data, [(4, quants), (0, scales)]),
             GgmlType::Q5_0 => split(self.ty, data, [(6, quants), (2, high), (0, scales)]),
             GgmlType::Q5_1 => split(self.ty, data, [(8, quants), (4, high), (0, scales)]),
+            GgmlType::Q2_K => split(self.ty, data, [(0, quants), (80, scales)]),
+            GgmlType::Q3_K => split(self.ty, data, [(0, quants), (96, high), (108, scales)]),
             GgmlType::Q6_K => split(self.ty, data, [(0, quants), (208, scales)]),
-            other => unreachable!("{other} has no kernels"),
+            GgmlType::IQ4_XS => split(self.ty, data, [(8, quants), (0, high)]),
+            GgmlType::MXFP4 => split(self.ty, data, [(1, quants), (0, scales)]),
         }
     }
 }
@@ -252,9 +270,8 @@ mod tests {
     #[test]
     fn every_byte_of_a_block_goes_to_one_part_and_keeps_its_order() {
         for ty in GgmlType::ALL {
-            let Some(kind) = weight_type(ty) else { continue };
             let (rows, cols) = (3, 512);
-            let layout = Layout::new(ty, kind, cols);
+            let layout = Layout::new(ty, weight_type(ty), cols);
             let data: Vec<u8> = (0..rows * layout.file_row).map(|i| (i * 31 % 251) as u8).collect();
             let [mut q, mut h, mut s] = layout.rows().map(|n| vec![0; rows * n]);
             layout.repack(&data, &mut q, &mut h, &mut s);
@@ -264,7 +281,9 @@ mod tests {
             let part = |p: &[u8], b: usize| p[b * p.len() / n_blocks..][..p.len() / n_blocks].to_vec();
             let again: Vec<u8> = (0..n_blocks)
                 .flat_map(|b| match ty {
-                    GgmlType::Q6_K => [part(&q, b), part(&h, b), part(&s, b)].concat(),
+                    GgmlType::Q2_K | GgmlType::Q3_K | GgmlType::Q6_K => {
+                        [part(&q, b), part(&h, b), part(&s, b)].concat()
+                    }
                     _ => [part(&s, b), part(&h, b), part(&q, b)].concat(),
                 })
                 .collect();

@@ -1,14 +1,18 @@
 //! `dst = x · weightᵀ (+ bias) (+ dst)`: for a few tokens by `f32_anyw_matvec.comp`, which reads each weight once for
-//! up to 8 of them, for many by `f32_anyw_matmul.comp`, which keeps tiles of both sides in shared memory.
+//! up to 8 of them, for many by `f32_anyw_matmul.comp`, which keeps tiles of both sides in shared memory. With a
+//! routing, the same kernels multiply each pair of it with its expert's matrix.
 
 use shaders::{Kernel, WeightType};
 
+use super::route::Routing;
 use super::{Rows, flat_grid, push_constants};
-use crate::backend::vulkan::commands::{ReadAddress, WriteAddress};
-use crate::backend::vulkan::{Cost, Gpu, Tuning, Variant, VulkanError, Weight};
+use crate::backend::vulkan::commands::{Op, ReadAddress, WriteAddress};
+use crate::backend::vulkan::{Cost, Gpu, MatmulTile, Tuning, Variant, VulkanError, Weight};
 
 const ACCUMULATE: u32 = 1;
-const HAS_BIAS: u32 = 2;
+/// Flag of [`super::gated`] too.
+pub(super) const HAS_BIAS: u32 = 2;
+const HAS_FACTORS: u32 = 4;
 
 push_constants! {
     struct Push {
@@ -18,11 +22,16 @@ push_constants! {
         x: ReadAddress,
         bias: ReadAddress,
         dst: WriteAddress,
+        tiles: ReadAddress,
+        entries: ReadAddress,
+        factors: ReadAddress,
         n_rows: u32,
         n_units: u32,
         n_tokens: u32,
         x_stride4: u32,
         dst_stride: u32,
+        bias_stride: u32,
+        x_share: u32,
         flags: u32,
     }
 }
@@ -30,76 +39,162 @@ push_constants! {
 /// A product.
 #[derive(Clone, Copy)]
 pub struct Product<'a> {
-    /// `[n_tokens, weight.cols]`; elements from there to the stride are finite (they meet zero weights).
+    /// `[n_tokens, k]`, with a routing `[n_tokens or n_pairs, k]`; elements from there to the stride are finite (they
+    /// meet zero weights).
     pub x: Rows<'a>,
-    /// `[rows, cols]`.
+    /// `[rows, k]`; with a routing `[n_expert * rows, k]`.
     pub weight: &'a Weight,
-    /// `[rows]`.
+    /// `[rows]`; with a routing `[n_expert, rows]`.
     pub bias: Option<&'a Weight>,
-    /// `[n_tokens, weight.rows]`.
+    /// `[n_tokens or n_pairs, rows]`.
     pub dst: Rows<'a>,
     /// Add to `dst` instead of overwriting it.
     pub accumulate: bool,
+    /// With it, each pair is multiplied with its expert's matrix.
+    pub routing: Option<&'a Routing<'a>>,
+    /// Multiply the results with the pairs' routing weights.
+    pub weighted: bool,
 }
 
-/// Records the product with the kernel that suits the number of tokens.
+impl<'a> Product<'a> {
+    /// `dst = x · weightᵀ`.
+    pub fn new(x: Rows<'a>, weight: &'a Weight, dst: Rows<'a>) -> Product<'a> {
+        Product { x, weight, bias: None, dst, accumulate: false, routing: None, weighted: false }
+    }
+}
+
+/// Which kernel computes a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// Matrix–vector products of up to so many columns.
+    Matvec {
+        /// Columns of a workgroup.
+        columns: u32,
+    },
+    /// Tiles.
+    Matmul {
+        /// Rows and columns of a workgroup.
+        tile: MatmulTile,
+    },
+}
+
+impl Method {
+    /// For all of a batch with one matrix.
+    pub fn of(tuning: &Tuning, n_tokens: usize) -> Method {
+        match n_tokens < tuning.matmul_from {
+            true => Method::matvec(tuning, n_tokens),
+            false => Method::Matmul { tile: tuning.matmul },
+        }
+    }
+
+    /// For a batch whose tokens choose `n_used` of `n_expert` matrices each. No expert has more than `n_tokens`
+    /// columns, so with up to 8 tokens each chosen expert is one tile: it is read once.
+    pub fn of_experts(tuning: &Tuning, n_tokens: usize, n_expert: usize, n_used: usize) -> Method {
+        match n_tokens * n_used < tuning.experts_matmul_from * n_expert {
+            true => Method::matvec(tuning, n_tokens),
+            false => Method::Matmul { tile: tuning.experts },
+        }
+    }
+
+    /// The matrix–vector kernel with enough columns for `n_tokens`, or the most there are.
+    pub fn matvec(tuning: &Tuning, n_tokens: usize) -> Method {
+        let all = tuning.matvec_columns;
+        let columns = all.iter().find(|&&c| c as usize >= n_tokens).or(all.last());
+        Method::Matvec { columns: *columns.expect("a tuning has a number of columns") }
+    }
+
+    /// Columns of a workgroup.
+    pub fn tile_width(self) -> u32 {
+        match self {
+            Method::Matvec { columns } => columns,
+            Method::Matmul { tile } => tile.block_tokens,
+        }
+    }
+
+    /// Every method that passes of 1 to `n_batch` tokens use, by `of`.
+    pub(in crate::backend::vulkan) fn all(n_batch: usize, of: impl Fn(usize) -> Method) -> Vec<Method> {
+        let mut all: Vec<Method> = (1..=n_batch).map(of).collect();
+        all.dedup();
+        all
+    }
+
+    /// Grid of a kernel that computes `rows_per_group` of `n_rows` rows, of a batch or of each tile of a routing.
+    pub(super) fn grid(
+        self,
+        gpu: &Gpu,
+        n_rows: usize,
+        rows_per_group: u32,
+        n_tokens: usize,
+        routing: Option<&Routing<'_>>,
+    ) -> [u32; 3] {
+        let row_groups = (n_rows as u32).div_ceil(rows_per_group);
+        let col_groups = (n_tokens as u32).div_ceil(self.tile_width());
+        let groups = match (self, routing) {
+            (Method::Matvec { .. }, None) => {
+                let [x, y, _] = flat_grid(row_groups, gpu.max_groups());
+                [x, y, col_groups]
+            }
+            (Method::Matvec { .. }, Some(r)) => [r.max_tiles() as u32, row_groups, 1],
+            (Method::Matmul { .. }, None) => [row_groups, col_groups, 1],
+            (Method::Matmul { .. }, Some(r)) => [row_groups, r.max_tiles() as u32, 1],
+        };
+        let max = gpu.max_groups();
+        assert!(groups.iter().zip(max).all(|(&n, max)| n <= max), "{groups:?} workgroups, at most {max:?}");
+        groups
+    }
+}
+
+/// Records the product with the kernel that suits the number of tokens, or that the routing was made for.
 pub fn record(gpu: &mut Gpu, product: &Product<'_>) -> Result<(), VulkanError> {
-    if product.x.n_rows < gpu.tuning.matmul_from { record_matvec(gpu, product) } else { record_matmul(gpu, product) }
-}
-
-/// Records the product as matrix–vector products of a few tokens each.
-pub fn record_matvec(gpu: &mut Gpu, product: &Product<'_>) -> Result<(), VulkanError> {
-    let n_tokens = product.x.n_rows as u32;
-    let variant = matvec(&gpu.tuning, product.weight.ty, n_tokens);
-    let &[_, rows, columns] = &variant.constants[..] else { unreachable!("three constants") };
-    let [x, y, _] = flat_grid((product.weight.rows as u32).div_ceil(rows), gpu.max_groups());
-    dispatch(gpu, product, &variant, [x, y, n_tokens.div_ceil(columns)])
-}
-
-/// Records the product as one of tiles.
-pub fn record_matmul(gpu: &mut Gpu, product: &Product<'_>) -> Result<(), VulkanError> {
-    let variant = matmul(&gpu.tuning, product.weight.ty);
-    let tile = gpu.tuning.matmul;
-    let n_rows = (product.weight.rows as u32).div_ceil(tile.block_rows);
-    dispatch(gpu, product, &variant, [n_rows, (product.x.n_rows as u32).div_ceil(tile.block_tokens), 1])
+    let method = match product.routing {
+        Some(routing) => routing.method,
+        None => Method::of(&gpu.tuning, product.x.n_rows),
+    };
+    record_with(gpu, product, method)
 }
 
 /// Every variant that passes of 1 to `n_batch` tokens use for weights of type `ty`.
 pub fn variants(tuning: &Tuning, ty: WeightType, n_batch: usize) -> Vec<Variant> {
-    let few = n_batch.min(tuning.matmul_from - 1) as u32;
-    let mut all: Vec<Variant> = (1..=few).map(|n| matvec(tuning, ty, n)).collect();
-    all.dedup();
-    if n_batch >= tuning.matmul_from {
-        all.push(matmul(tuning, ty));
+    Method::all(n_batch, |n| Method::of(tuning, n)).into_iter().map(|m| variant(tuning, ty, m, false)).collect()
+}
+
+/// The same for the down projections of experts.
+pub fn expert_variants(tuning: &Tuning, ty: WeightType, methods: &[Method]) -> Vec<Variant> {
+    methods.iter().map(|&m| variant(tuning, ty, m, true)).collect()
+}
+
+fn variant(tuning: &Tuning, ty: WeightType, method: Method, grouped: bool) -> Variant {
+    match method {
+        Method::Matvec { columns } => {
+            let constants = vec![tuning.matvec, tuning.rows_for(columns), columns, u32::from(grouped)];
+            Variant { kernel: Kernel::Matvec(ty), constants }
+        }
+        Method::Matmul { tile } => {
+            let mut constants = tile.constants().to_vec();
+            constants.push(u32::from(grouped));
+            Variant { kernel: Kernel::Matmul(ty), constants }
+        }
     }
-    all
 }
 
-fn matvec(tuning: &Tuning, ty: WeightType, n_tokens: u32) -> Variant {
-    let all = tuning.matvec_columns;
-    let columns = *all.iter().find(|&&c| c >= n_tokens).or(all.last()).expect("a tuning has a number of columns");
-    let rows = tuning.matvec_rows[usize::from(columns > 2)];
-    Variant { kernel: Kernel::Matvec(ty), constants: vec![tuning.matvec, rows, columns] }
-}
-
-fn matmul(tuning: &Tuning, ty: WeightType) -> Variant {
-    let tile = tuning.matmul;
-    let constants = vec![tile.workgroup(), tile.block_rows, tile.block_tokens, tile.thread_rows, tile.thread_tokens];
-    Variant { kernel: Kernel::Matmul(ty), constants }
-}
-
-fn dispatch(gpu: &mut Gpu, product: &Product<'_>, variant: &Variant, groups: [u32; 3]) -> Result<(), VulkanError> {
-    let Product { x, weight, bias, dst, accumulate } = product;
+/// Records the product with the kernel of `method`.
+pub fn record_with(gpu: &mut Gpu, product: &Product<'_>, method: Method) -> Result<(), VulkanError> {
+    let Product { x, weight, bias, dst, accumulate, routing, weighted } = product;
     x.check("x");
     dst.check("dst");
-    assert_eq!((x.width, dst.width), (weight.cols, weight.rows), "input and output of {}", weight.name);
-    assert_eq!(x.n_rows, dst.n_rows, "tokens of x and dst");
-    assert!(weight.units_per_row() as usize * weight.ty.unit() <= x.stride, "a padded row of {} fits", weight.name);
-    if let Some(bias) = bias {
-        assert_eq!((bias.rows, bias.cols, bias.ty), (1, weight.rows, WeightType::F32), "shape of {}", bias.name);
-    }
-    let pipeline = gpu.pipelines.get(variant)?;
+    let n_matrices = routing.map_or(1, |r| r.n_expert);
+    assert_eq!((x.width, dst.width * n_matrices), (weight.cols, weight.rows), "input and output of {}", weight.name);
+    let x_share = routing.filter(|r| x.n_rows == r.n_tokens).map_or(1, |r| r.n_used);
+    assert_eq!(x.n_rows * x_share, dst.n_rows, "tokens of x and dst");
+    assert!(routing.is_some() || !weighted, "only pairs have weights");
+    check_padded(weight, *x);
+    check_bias(*bias, n_matrices, dst.width);
+    let variant = variant(&gpu.tuning, weight.ty, method, routing.is_some());
+    // The second constant is the number of rows in both kernels.
+    let groups = method.grid(gpu, dst.width, variant.constants[1], x.n_rows, *routing);
+    let pipeline = gpu.pipelines.get(&variant)?;
     let mut op = gpu.commands.op();
+    let [tiles, entries, factors] = routing_addresses(&mut op, *routing, method, dst.n_rows);
     let push = Push {
         quants: weight.quants,
         high: weight.high,
@@ -107,54 +202,97 @@ fn dispatch(gpu: &mut Gpu, product: &Product<'_>, variant: &Variant, groups: [u3
         x: op.reads(x.region),
         bias: bias.map_or(ReadAddress::NONE, |b| b.quants),
         dst: op.writes(dst.region),
-        n_rows: weight.rows as u32,
+        tiles,
+        entries,
+        factors,
+        n_rows: dst.width as u32,
         n_units: weight.units_per_row(),
         n_tokens: x.n_rows as u32,
         x_stride4: x.stride4("x"),
         dst_stride: dst.stride as u32,
-        flags: if *accumulate { ACCUMULATE } else { 0 } | if bias.is_some() { HAS_BIAS } else { 0 },
+        bias_stride: bias.map_or(0, Weight::stride),
+        x_share: x_share as u32,
+        flags: if *accumulate { ACCUMULATE } else { 0 }
+            | if bias.is_some() { HAS_BIAS } else { 0 }
+            | if *weighted { HAS_FACTORS } else { 0 },
     };
+    let n_active = routing.map_or(1, Routing::max_active);
     let cost = Cost {
-        read_bytes: weight.rows as u64 * weight.row_bytes() + x.bytes(),
+        read_bytes: (n_active * dst.width) as u64 * weight.row_bytes() + x.bytes(),
         written_bytes: dst.bytes(),
-        flops: 2 * (x.n_rows * weight.rows * weight.cols) as u64,
+        flops: 2 * (dst.n_rows * dst.width * weight.cols) as u64,
     };
     op.dispatch(pipeline, groups, &push, cost)
+}
+
+/// Checks that a row of `x` is as long as a padded row of the weight.
+pub(super) fn check_padded(weight: &Weight, x: Rows<'_>) {
+    assert!(weight.units_per_row() as usize * weight.ty.unit() <= x.stride, "a padded row of {} fits", weight.name);
+}
+
+/// Checks the shape of a bias of `n_matrices` times `n` elements.
+pub(super) fn check_bias(bias: Option<&Weight>, n_matrices: usize, n: usize) {
+    let Some(bias) = bias else { return };
+    assert_eq!((bias.rows, bias.cols, bias.ty), (n_matrices, n, WeightType::F32), "shape of {}", bias.name);
+}
+
+/// Addresses of the tiles, entries and factors of a routing of `n_pairs` pairs.
+pub(super) fn routing_addresses(
+    op: &mut Op<'_>,
+    routing: Option<&Routing<'_>>,
+    method: Method,
+    n_pairs: usize,
+) -> [ReadAddress; 3] {
+    let Some(r) = routing else { return [ReadAddress::NONE; 3] };
+    r.check();
+    assert_eq!((method, n_pairs), (r.method, r.n_pairs()), "the routing's tiles and pairs");
+    [r.tiles, r.entries, r.weights].map(|region| op.reads(region))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::vulkan::tuning::MatmulTile;
 
-    #[test]
-    fn the_prepared_variants_are_those_that_passes_ask_for() {
+    fn tuning() -> Tuning {
         let tile = MatmulTile { block_rows: 64, block_tokens: 64, thread_rows: 4, thread_tokens: 4 };
-        let tuning = Tuning {
+        Tuning {
             elementwise: 64,
             norm: 64,
             attention: 64,
+            route: 64,
             matvec: 32,
             matvec_rows: [4, 2],
             matvec_columns: &[1, 2, 4, 8],
             matmul_from: 33,
             matmul: tile,
+            experts_matmul_from: 8,
+            experts: tile,
             submit_budget: Cost::default(),
-        };
+        }
+    }
+
+    #[test]
+    fn the_prepared_variants_are_those_that_passes_ask_for() {
+        let tuning = tuning();
         for n_batch in [1, 2, 3, 5, 8, 9, 33, 512] {
             let prepared = variants(&tuning, WeightType::Q4_K, n_batch);
             let mut used = Vec::new();
             for n in 1..=n_batch {
-                let variant = if n < tuning.matmul_from {
-                    matvec(&tuning, WeightType::Q4_K, n as u32)
-                } else {
-                    matmul(&tuning, WeightType::Q4_K)
-                };
+                let variant = variant(&tuning, WeightType::Q4_K, Method::of(&tuning, n), false);
                 if !used.contains(&variant) {
                     used.push(variant);
                 }
             }
             assert_eq!(prepared, used, "batches of up to {n_batch}");
         }
+    }
+
+    #[test]
+    fn tiles_of_experts_are_wide_enough_for_small_batches() {
+        let tuning = tuning();
+        for n in 1..=8 {
+            assert!(Method::of_experts(&tuning, n, 128, 8).tile_width() as usize >= n);
+        }
+        assert!(matches!(Method::of_experts(&tuning, 512, 32, 4), Method::Matmul { .. }));
     }
 }

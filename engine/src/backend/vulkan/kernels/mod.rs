@@ -5,11 +5,15 @@
 
 pub mod attention;
 pub mod embed;
+pub mod gated;
 pub mod gather;
 pub mod kv_store;
 pub mod linear;
+pub mod moe_sum;
 pub mod rms_norm;
 pub mod rope;
+pub mod route;
+pub mod scale_by_sigmoid;
 pub mod swiglu;
 
 use super::memory::Region;
@@ -113,12 +117,16 @@ mod tests {
             let mut members: Vec<Member> = match kernel {
                 Kernel::Embed(_) => embed::Push::members(),
                 Kernel::Matvec(_) | Kernel::Matmul(_) => linear::Push::members(),
+                Kernel::GatedMatvec(_) | Kernel::GatedMatmul(_) => gated::Push::members(),
                 Kernel::RmsNorm => rms_norm::Push::members(),
                 Kernel::Rope => rope::Push::members(),
                 Kernel::KvStore => kv_store::Push::members(),
                 Kernel::Attention => attention::Push::members(),
                 Kernel::Swiglu => swiglu::Push::members(),
                 Kernel::Gather => gather::Push::members(),
+                Kernel::MoeRoute => route::Push::members(),
+                Kernel::MoeSum => moe_sum::Push::members(),
+                Kernel::ScaleBySigmoid => scale_by_sigmoid::Push::members(),
             };
             // Rust rounds a struct with addresses up to 8 bytes; the shader has no such member.
             members.retain(|m| m.name != "padding");

@@ -1,0 +1,395 @@
+//! The kernels of a mixture of experts on the software device, under the validation layers, against plain f64: choices
+//! with ties, experts with no tokens and with all of them, one token, partial tiles, every weight type.
+
+mod vulkan_support;
+
+use engine::backend::vulkan::kernels::gated::{self, Gated};
+use engine::backend::vulkan::kernels::linear::{self, Method, Product};
+use engine::backend::vulkan::kernels::route::{self, Routing};
+use engine::backend::vulkan::kernels::{moe_sum, scale_by_sigmoid};
+use engine::backend::vulkan::{Gpu, MatmulTile, MemoryUse, Region, Tuning};
+use engine::gguf::GgmlType;
+use engine::model::{Activation, MoeConfig};
+use vulkan_support::{Matrix, Random, TestWeight, UNTOUCHED, activate, assert_close, gpu, run};
+
+fn config(n_expert: usize, n_expert_used: usize) -> MoeConfig {
+    MoeConfig {
+        n_expert,
+        n_expert_used,
+        n_ff_exp: 1,
+        renormalise: true,
+        weights_scale: 1.0,
+        activation: Activation::Swiglu,
+    }
+}
+
+/// Memory of a routing; every word starts as one that is no pair and no expert.
+struct RoutingMemory {
+    weights: Region,
+    entries: Region,
+    tiles: Region,
+}
+
+impl RoutingMemory {
+    fn new(gpu: &mut Gpu, n_tokens: usize, moe: &MoeConfig) -> RoutingMemory {
+        let mut take = |bytes| {
+            let mut region = gpu.allocate(MemoryUse::Device, bytes, "a test routing").expect("memory");
+            region.write().fill(0xFF);
+            region
+        };
+        let [weights, entries, tiles] = route::bytes(n_tokens, moe).map(&mut take);
+        RoutingMemory { weights, entries, tiles }
+    }
+
+    fn routing(&self, n_tokens: usize, moe: &MoeConfig, method: Method) -> Routing<'_> {
+        let (n_expert, n_used) = (moe.n_expert, moe.n_expert_used);
+        let (weights, entries, tiles) = (&self.weights, &self.entries, &self.tiles);
+        Routing { weights, entries, tiles, n_tokens, n_expert, n_used, method }
+    }
+
+    fn words(region: &Region) -> &[u32] {
+        bytemuck::cast_slice(region.read())
+    }
+}
+
+/// Experts of one token, best first, and their weights.
+fn choice(logits: &[f32], moe: &MoeConfig) -> Vec<(usize, f64)> {
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|&a, &b| logits[b].partial_cmp(&logits[a]).expect("numbers").then(a.cmp(&b)));
+    let chosen = &order[..moe.n_expert_used];
+    let exp = |e: usize| (f64::from(logits[e]) - f64::from(logits[order[0]])).exp();
+    let total: f64 = if moe.renormalise { chosen } else { &order[..] }.iter().map(|&e| exp(e)).sum();
+    chosen.iter().map(|&e| (e, exp(e) / total * f64::from(moe.weights_scale))).collect()
+}
+
+fn matvec(columns: u32) -> Method {
+    Method::Matvec { columns }
+}
+
+/// Routes `logits` (`[n_tokens, n_expert]`) and checks weights, entries and tiles.
+fn check_route(gpu: &mut Gpu, logits: &[f32], moe: &MoeConfig, method: Method) {
+    let n_tokens = logits.len() / moe.n_expert;
+    let what = format!("{n_tokens} tokens, {moe:?}, {method:?}");
+    let memory = RoutingMemory::new(gpu, n_tokens, moe);
+    let routing = memory.routing(n_tokens, moe, method);
+    let x = Matrix::new(gpu, n_tokens, moe.n_expert, logits);
+    run(gpu, &what, |g| route::record(g, x.rows(), moe, &routing));
+    let chosen: Vec<Vec<(usize, f64)>> = logits.chunks_exact(moe.n_expert).map(|row| choice(row, moe)).collect();
+
+    let want: Vec<f64> = chosen.iter().flatten().map(|c| c.1).collect();
+    let got: &[f32] = bytemuck::cast_slice(&memory.weights.read()[..4 * want.len()]);
+    assert_close(&what, got, &want, |_| 1e-6 * f64::from(moe.weights_scale));
+
+    let width = method.tile_width() as usize;
+    let (entries, tiles) = (RoutingMemory::words(&memory.entries), RoutingMemory::words(&memory.tiles));
+    let mut want_tiles: Vec<[u32; 4]> = Vec::new();
+    for e in 0..moe.n_expert {
+        let pairs: Vec<u32> = (0u32..)
+            .zip(chosen.iter().flatten())
+            .filter(|(_, (expert, _))| *expert == e)
+            .map(|(pair, _)| pair)
+            .collect();
+        assert_eq!(entries[e * n_tokens..][..pairs.len()], pairs, "{what}: pairs of expert {e}");
+        for (i, tile) in pairs.chunks(width).enumerate() {
+            want_tiles.push([e as u32, (e * n_tokens + i * width) as u32, tile.len() as u32, 0]);
+        }
+    }
+    assert!(want_tiles.len() <= routing.max_tiles(), "{what}: {} tiles", want_tiles.len());
+    assert_eq!(tiles[..4], [want_tiles.len() as u32, 0, 0, 0], "{what}: number of tiles");
+    assert_eq!(tiles[4..][..4 * want_tiles.len()], want_tiles.concat(), "{what}: tiles");
+}
+
+#[test]
+fn tokens_choose_their_best_experts_and_are_grouped_by_them() {
+    let (mut gpu, mut random) = (gpu(), Random(30));
+    for (n_tokens, n_expert, n_used, width) in [
+        (1, 1, 1, 1),
+        (5, 1, 1, 2),
+        (1, 4, 1, 1),
+        (1, 128, 8, 1),
+        (3, 32, 4, 4),
+        (9, 8, 8, 4),
+        (37, 60, 4, 8),
+        (70, 5, 2, 32),
+        (17, 300, 10, 1),
+    ] {
+        for moe in
+            [config(n_expert, n_used), MoeConfig { renormalise: false, weights_scale: 2.5, ..config(n_expert, n_used) }]
+        {
+            let logits: Vec<f32> = random.values(n_tokens * n_expert).into_iter().map(|v| v * 10.0).collect();
+            check_route(&mut gpu, &logits, &moe, matvec(width));
+        }
+    }
+}
+
+#[test]
+fn the_first_of_equal_logits_is_chosen() {
+    let mut gpu = gpu();
+    let rows = [
+        [0.0; 12],
+        [-0.0; 12],
+        [-1e30; 12],
+        [f32::MAX; 12],
+        [1.0, 2.0, 2.0, 0.0, -0.0, 2.0, 1.0, 0.0, 3.0, 1.0, 1.0, 1.0],
+    ];
+    let mut zeros = [0.0; 12];
+    zeros.iter_mut().step_by(2).for_each(|v| *v = -0.0);
+    check_route(&mut gpu, &[rows.concat(), zeros.to_vec()].concat(), &config(12, 5), matvec(4));
+    // All tokens on one expert, none on the others.
+    let logits: Vec<f32> = (0..21 * 6).map(|i| if i % 6 == 4 { 9.0 } else { -(i as f32) }).collect();
+    check_route(&mut gpu, &logits, &config(6, 1), matvec(8));
+}
+
+#[test]
+fn logits_that_are_no_numbers_still_choose_different_experts() {
+    let mut gpu = gpu();
+    let (moe, n_tokens) = (config(16, 4), 3);
+    let mut logits = vec![f32::NAN; 3 * 16];
+    logits[16..32].iter_mut().step_by(3).for_each(|v| *v = f32::INFINITY);
+    logits[32..].fill(f32::NEG_INFINITY);
+    let memory = RoutingMemory::new(&mut gpu, n_tokens, &moe);
+    let routing = memory.routing(n_tokens, &moe, matvec(4));
+    let x = Matrix::new(&mut gpu, n_tokens, 16, &logits);
+    run(&mut gpu, "NaN", |g| route::record(g, x.rows(), &moe, &routing));
+    let tiles = RoutingMemory::words(&memory.tiles);
+    let (n, rest) = (tiles[0] as usize, &tiles[4..]);
+    assert!(n <= routing.max_tiles(), "{n} tiles");
+    let pairs: u32 = rest.chunks_exact(4).take(n).map(|t| t[2]).sum();
+    assert_eq!(pairs as usize, routing.n_pairs());
+    assert!(rest.chunks_exact(4).take(n).all(|t| t[0] < 16 && t[2] <= 3), "no expert twice for a token");
+}
+
+/// A layer of experts with one type for gate and up and one for down, on the processor and on the device.
+struct Layer {
+    moe: MoeConfig,
+    n_embd: usize,
+    gate: TestWeight,
+    up: TestWeight,
+    down: TestWeight,
+    biases: Option<[TestWeight; 3]>,
+}
+
+impl Layer {
+    fn random(random: &mut Random, moe: MoeConfig, n_embd: usize, types: [GgmlType; 2], with_bias: bool) -> Layer {
+        let (e, ff) = (moe.n_expert, moe.n_ff_exp);
+        let biases = with_bias.then(|| {
+            [ff, ff, n_embd].map(|n| {
+                let bytes = random.values(e * n).iter().flat_map(|v| v.to_le_bytes()).collect();
+                TestWeight::from_bytes(GgmlType::F32, e, n, bytes)
+            })
+        });
+        Layer {
+            moe,
+            n_embd,
+            gate: TestWeight::random(random, types[0], e * ff, n_embd),
+            up: TestWeight::random(random, types[0], e * ff, n_embd),
+            down: TestWeight::random(random, types[1], e * n_embd, ff),
+            biases,
+        }
+    }
+
+    /// Row `row` of expert `e`'s matrix times `x`, plus its bias, and the sum of the terms' sizes.
+    fn product(&self, which: usize, e: usize, row: usize, x: &[f32]) -> (f64, f64) {
+        let matrix = [&self.gate, &self.up, &self.down][which];
+        let n_rows = matrix.rows / self.moe.n_expert;
+        let bias = self.biases.as_ref().map_or(0.0, |b| f64::from(b[which].row(e)[row]));
+        let terms = matrix.row(e * n_rows + row).iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x));
+        terms.fold((bias, bias.abs()), |(sum, size), t| (sum + t, size + t.abs()))
+    }
+
+    /// Routes random logits and compares every step with f64, each from what the device made of the one before.
+    fn check(&self, gpu: &mut Gpu, random: &mut Random, n_tokens: usize, method: Method) {
+        let Layer { moe, n_embd, .. } = self;
+        let (n_used, ff) = (moe.n_expert_used, moe.n_ff_exp);
+        let what = format!(
+            "{n_tokens} tokens, {} of {} experts [{ff}, {n_embd}] {}/{}, {:?}, {method:?}",
+            n_used, moe.n_expert, self.gate.ty, self.down.ty, moe.activation
+        );
+        let logits: Vec<f32> = random.values(n_tokens * moe.n_expert).into_iter().map(|v| v * 3.0).collect();
+        let x_values = random.values(n_tokens * n_embd);
+        let memory = RoutingMemory::new(gpu, n_tokens, moe);
+        let routing = &memory.routing(n_tokens, moe, method);
+        let [gate, up, down] = [&self.gate, &self.up, &self.down].map(|w| w.upload(gpu, "experts"));
+        let biases = self.biases.as_ref().map(|b| b.each_ref().map(|w| w.upload(gpu, "ffn_exps.bias")));
+        let router = Matrix::new(gpu, n_tokens, moe.n_expert, &logits);
+        let x = Matrix::new(gpu, n_tokens, *n_embd, &x_values);
+        let hidden = Matrix::untouched(gpu, n_tokens * n_used, ff);
+        let output = Matrix::untouched(gpu, n_tokens * n_used, *n_embd);
+        run(gpu, &what, |g| {
+            route::record(g, router.rows(), moe, routing)?;
+            let biases_of = biases.as_ref().map(|[gate, up, _]| [gate, up]);
+            let (activation, dst) = (moe.activation, hidden.rows());
+            let both =
+                Gated { x: x.rows(), gate: &gate, up: &up, biases: biases_of, activation, dst, routing: Some(routing) };
+            gated::record(g, &both)?;
+            let bias = biases.as_ref().map(|b| &b[2]);
+            let product = Product::new(hidden.rows(), &down, output.rows());
+            linear::record(g, &Product { bias, routing: Some(routing), weighted: true, ..product })
+        });
+        let (got_hidden, got_output) = (hidden.read(), output.read());
+        let pairs = logits.chunks_exact(moe.n_expert).flat_map(|row| choice(row, moe));
+        for (pair, (e, weight)) in pairs.enumerate() {
+            let x = &x_values[pair / n_used * n_embd..][..*n_embd];
+            let (mut want, mut error) = (Vec::new(), Vec::new());
+            for r in 0..ff {
+                let ((g, g_size), (u, u_size)) = (self.product(0, e, r, x), self.product(1, e, r, x));
+                want.push(activate(moe.activation, g, u));
+                // The activation's slopes are at most about its other factor and 1.2.
+                error.push(2e-5 * (g_size * (u.abs() + 1.0) * 2.0 + u_size * (g.abs() + 1.0)));
+            }
+            let got = &got_hidden[pair * ff..][..ff];
+            assert_close(&format!("{what}, pair {pair}"), got, &want, |i| error[i]);
+            let sums: Vec<(f64, f64)> = (0..*n_embd).map(|r| self.product(2, e, r, got)).collect();
+            let want: Vec<f64> = sums.iter().map(|s| s.0 * weight).collect();
+            let got = &got_output[pair * n_embd..][..*n_embd];
+            assert_close(&format!("{what}, output of pair {pair}"), got, &want, |i| 2e-5 * sums[i].1);
+        }
+    }
+}
+
+fn small_tile() -> MatmulTile {
+    MatmulTile { block_rows: 32, block_tokens: 16, thread_rows: 4, thread_tokens: 4 }
+}
+
+#[test]
+fn experts_of_every_type_by_matrix_vector_products() {
+    let (mut gpu, mut random) = (gpu(), Random(31));
+    gpu.set_tuning(Tuning { matvec_rows: [4, 2], ..*gpu.tuning() });
+    for ty in GgmlType::ALL {
+        let width = if ty.block_len() == 1 { 52 } else { ty.block_len() };
+        let moe = MoeConfig { n_ff_exp: width, ..config(5, 2) };
+        let layer = Layer::random(&mut random, moe, width, [ty, ty], false);
+        // One kernel for both: compiling takes longer than running.
+        layer.check(&mut gpu, &mut random, 1, matvec(4));
+        layer.check(&mut gpu, &mut random, 7, matvec(4));
+    }
+}
+
+#[test]
+fn experts_of_every_type_by_tiles() {
+    let (mut gpu, mut random) = (gpu(), Random(32));
+    for ty in GgmlType::ALL {
+        let width = if ty.block_len() == 1 { 52 } else { ty.block_len() };
+        let moe = MoeConfig { n_ff_exp: width, ..config(3, 2) };
+        let layer = Layer::random(&mut random, moe, width, [ty, ty], false);
+        layer.check(&mut gpu, &mut random, 27, Method::Matmul { tile: small_tile() });
+    }
+}
+
+#[test]
+fn experts_with_biases_clamped_activations_and_odd_shapes() {
+    let (mut gpu, mut random) = (gpu(), Random(33));
+    let tile = Method::Matmul { tile: small_tile() };
+    for (n_tokens, n_expert, n_used, ff, n_embd, types, method) in [
+        (1, 32, 4, 64, 96, [GgmlType::MXFP4, GgmlType::MXFP4], matvec(1)),
+        (3, 8, 4, 77, 45, [GgmlType::F16, GgmlType::F32], matvec(4)),
+        (1, 1, 1, 32, 256, [GgmlType::Q4_K, GgmlType::Q8_0], matvec(1)),
+        (13, 1, 1, 32, 256, [GgmlType::Q4_K, GgmlType::Q8_0], matvec(4)),
+        (40, 6, 2, 77, 45, [GgmlType::F16, GgmlType::F32], tile),
+        (9, 40, 3, 64, 96, [GgmlType::MXFP4, GgmlType::Q5_0], tile),
+    ] {
+        let moe = MoeConfig {
+            n_ff_exp: ff,
+            activation: Activation::SwigluOai,
+            weights_scale: 1.5,
+            ..config(n_expert, n_used)
+        };
+        Layer::random(&mut random, moe, n_embd, types, true).check(&mut gpu, &mut random, n_tokens, method);
+    }
+}
+
+#[test]
+fn gated_products_without_experts() {
+    let (mut gpu, mut random) = (gpu(), Random(34));
+    let (rows, cols) = (37, 64);
+    for (n, method) in [(1, matvec(1)), (6, matvec(4)), (21, Method::Matmul { tile: small_tile() })] {
+        let weights = [0, 1].map(|_| TestWeight::random(&mut random, GgmlType::Q8_0, rows, cols));
+        let [gate, up] = weights.each_ref().map(|w| w.upload(&mut gpu, "weight"));
+        let values = random.values(n * cols);
+        let x = Matrix::new(&mut gpu, n, cols, &values);
+        let dst = Matrix::untouched(&mut gpu, n, rows);
+        let both = Gated {
+            x: x.rows(),
+            gate: &gate,
+            up: &up,
+            biases: None,
+            activation: Activation::Swiglu,
+            dst: dst.rows(),
+            routing: None,
+        };
+        run(&mut gpu, "gated", |g| gated::record_with(g, &both, method));
+        let dot = |w: &TestWeight, r: usize, x: &[f32]| -> f64 {
+            w.row(r).iter().zip(x).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+        };
+        let want: Vec<f64> = values
+            .chunks_exact(cols)
+            .flat_map(|x| (0..rows).map(move |r| (x, r)))
+            .map(|(x, r)| activate(Activation::Swiglu, dot(&weights[0], r, x), dot(&weights[1], r, x)))
+            .collect();
+        assert_close(&format!("gated {n}"), &dst.read(), &want, |_| 1e-4);
+    }
+}
+
+#[test]
+fn a_products_input_can_be_shared_by_a_tokens_experts() {
+    let (mut gpu, mut random) = (gpu(), Random(35));
+    let (n_tokens, moe, rows, cols) = (5, config(4, 3), 20, 64);
+    let logits = random.values(n_tokens * moe.n_expert);
+    let weight = TestWeight::random(&mut random, GgmlType::Q4_0, moe.n_expert * rows, cols);
+    let values = random.values(n_tokens * cols);
+    let memory = RoutingMemory::new(&mut gpu, n_tokens, &moe);
+    let routing = &memory.routing(n_tokens, &moe, matvec(4));
+    let (router, x) =
+        (Matrix::new(&mut gpu, n_tokens, moe.n_expert, &logits), Matrix::new(&mut gpu, n_tokens, cols, &values));
+    let dst = Matrix::untouched(&mut gpu, routing.n_pairs(), rows);
+    let on_device = weight.upload(&mut gpu, "experts");
+    run(&mut gpu, "shared input", |g| {
+        route::record(g, router.rows(), &moe, routing)?;
+        linear::record(g, &Product { routing: Some(routing), ..Product::new(x.rows(), &on_device, dst.rows()) })
+    });
+    let pairs = logits.chunks_exact(moe.n_expert).flat_map(|row| choice(row, &moe));
+    let want: Vec<f64> = pairs
+        .enumerate()
+        .flat_map(|(pair, (e, _))| (0..rows).map(move |r| (pair / 3, e * rows + r)))
+        .map(|(t, r)| weight.row(r).iter().zip(&values[t * cols..]).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum())
+        .collect();
+    assert_close("shared input", &dst.read(), &want, |_| 1e-3);
+}
+
+#[test]
+fn a_tokens_experts_are_added_to_its_residual() {
+    let (mut gpu, mut random) = (gpu(), Random(36));
+    for (n, n_used, width) in [(1, 4, 2880), (3, 1, 5), (7, 8, 100)] {
+        let (y_values, x_values) = (random.values(n * n_used * width), random.values(n * width));
+        let (y, x) = (Matrix::new(&mut gpu, n * n_used, width, &y_values), Matrix::new(&mut gpu, n, width, &x_values));
+        run(&mut gpu, "moe_sum", |g| moe_sum::record(g, y.rows(), x.rows()));
+        let want: Vec<f64> = (0..n * width)
+            .map(|i| {
+                let experts = (0..n_used).map(|s| f64::from(y_values[(i / width * n_used + s) * width + i % width]));
+                f64::from(x_values[i]) + experts.sum::<f64>()
+            })
+            .collect();
+        assert_close(&format!("moe_sum {n} × {n_used} × {width}"), &x.read(), &want, |_| 1e-5);
+    }
+    // What lies behind the rows' ends in `y` stays there.
+    let mut y = Matrix::new(&mut gpu, 2, 5, &random.values(10));
+    bytemuck::cast_slice_mut::<u8, f32>(&mut y.region.write()[20..32]).fill(UNTOUCHED);
+    let x = Matrix::new(&mut gpu, 1, 5, &random.values(5));
+    run(&mut gpu, "moe_sum of padded rows", |g| moe_sum::record(g, y.rows(), x.rows()));
+    x.read();
+}
+
+#[test]
+fn rows_are_scaled_by_their_gates() {
+    let (mut gpu, mut random) = (gpu(), Random(37));
+    for (n, width) in [(1, 4864), (3, 7), (33, 100)] {
+        let values = random.values(n * width);
+        let gates: Vec<f32> = (0..n).map(|i| [0.3, -100.0, 100.0, 2.0, -1e30][i % 5]).collect();
+        let (x, gate) = (Matrix::new(&mut gpu, n, width, &values), Matrix::new(&mut gpu, n, 1, &gates));
+        run(&mut gpu, "scale", |g| scale_by_sigmoid::record(g, x.rows(), gate.rows()));
+        let sigmoid = |v: f32| 1.0 / (1.0 + (-f64::from(v)).exp());
+        let want: Vec<f64> =
+            values.iter().enumerate().map(|(i, &v)| f64::from(v) * sigmoid(gates[i / width])).collect();
+        assert_close(&format!("scale {n} × {width}"), &x.read(), &want, |i| 1e-5 * want[i].abs() + 1e-30);
+    }
+}
