@@ -160,14 +160,38 @@ fn real_models_come_about_as_close_as_llama_cpp() {
     }
 }
 
-#[test]
-fn the_half_billion_model_is_exact_on_the_software_vulkan_device() {
-    let options = EngineOptions {
+/// lavapipe.
+fn software_vulkan(n_batch: usize) -> EngineOptions {
+    EngineOptions {
         backend: BackendChoice::Vulkan,
         device: Some("llvmpipe".into()),
         n_ctx: 1024,
+        n_batch,
         ..EngineOptions::default()
-    };
+    }
+}
+
+#[test]
+fn the_half_billion_model_is_exact_on_the_software_vulkan_device() {
     // The 564-token prompt takes a software device minutes; the kernels' own tests cover long contexts.
-    check("qwen2.5-coder-0.5b-q4_k_m.gguf", &options, Bar::Cosine(0.9999), 64);
+    check("qwen2.5-coder-0.5b-q4_k_m.gguf", &software_vulkan(512), Bar::Cosine(0.9999), 64);
+}
+
+#[test]
+fn the_tiny_models_are_exact_on_the_software_vulkan_device() {
+    // Windows, sinks, YaRN, experts; a prompt of 769 tokens in one piece and in pieces.
+    for (model, n_batch) in [
+        ("tiny-gpt-oss-f16.gguf", 1024),
+        ("tiny-gpt-oss-mxfp4.gguf", 100),
+        ("tiny-qwen3moe-f16.gguf", 512),
+        ("tiny-qwen3moe-q4_k_m.gguf", 512),
+        ("tiny-qwen3-q4_k_m.gguf", 512),
+    ] {
+        check(model, &software_vulkan(n_batch), Bar::Cosine(0.9999), usize::MAX);
+    }
+}
+
+#[test]
+fn the_upcycled_mixture_is_exact_on_the_software_vulkan_device() {
+    check("qwen2moe-upcycled-4x0.5b-q4_k_m.gguf", &software_vulkan(512), Bar::Cosine(0.9999), 12);
 }

@@ -6,9 +6,10 @@ mod vulkan_support;
 use engine::backend::vulkan::kernels::attention::View;
 use engine::backend::vulkan::kernels::kv_store::{CacheShape, LayerCache, Places};
 use engine::backend::vulkan::kernels::linear::{self, Method, Product};
+use engine::backend::vulkan::kernels::place_heads::Projections;
 use engine::backend::vulkan::kernels::rope::Rotation;
-use engine::backend::vulkan::kernels::{attention, embed, gather, kv_store, rms_norm, rope, swiglu};
-use engine::backend::vulkan::{Cost, DeviceOptions, Gpu, MatmulTile, MemoryUse, Tuning, VulkanError};
+use engine::backend::vulkan::kernels::{attention, embed, gather, kv_store, place_heads, rms_norm, rope, swiglu};
+use engine::backend::vulkan::{Cost, DeviceOptions, Gpu, MatmulTile, MemoryUse, Region, Tuning, VulkanError};
 use engine::gguf::GgmlType;
 use engine::kv::PAGE;
 use engine::model::{Activation, RopeLayout};
@@ -339,16 +340,13 @@ fn attention_over_contexts_that_cross_workgroups() {
         // Scores that differ by much more than exp's range of one workgroup.
         let values: Vec<f32> = random.values(n * width).into_iter().map(|v| v * 8.0).collect();
         let q = Matrix::new(&mut gpu, n, width, &values);
-        let dst = Matrix::untouched(&mut gpu, n, width);
         let sink_values: Vec<f32> = random.values(n_head).into_iter().map(|v| v * 20.0).collect();
         let sinks = TestWeight::vector(&sink_values).upload(&mut gpu, "sinks");
-        let view = View { window, sinks: has_sinks.then_some(&sinks), n_positions: 1 };
         let seqs = indices(&mut gpu, &places.iter().map(|p| p.0).collect::<Vec<u32>>());
         let positions = indices(&mut gpu, &places.iter().map(|p| p.1).collect::<Vec<u32>>());
         let tables = indices(&mut gpu, &TABLES.concat());
         let pages_per_seq = TABLES[0].len();
         let at = Places { tables: &tables, pages_per_seq, seqs: &seqs, positions: &positions };
-        run(&mut gpu, &what, |g| attention::record(g, q.rows(), &at, shape, &cache.layer, dst.rows(), &view));
         let mut want = Vec::new();
         for (t, &(seq, pos)) in places.iter().enumerate() {
             for h in 0..n_head {
@@ -372,7 +370,84 @@ fn attention_over_contexts_that_cross_workgroups() {
                 want.extend(out);
             }
         }
-        assert_close(&what, &dst.read(), &want, |_| 2e-5);
+        for n_splits in [1, 3] {
+            let bytes = (n * n_head * n_splits * (4 + head_dim) * 4) as u64;
+            let partials = &gpu.allocate(MemoryUse::Device, bytes, "partial results").expect("memory");
+            let dst = Matrix::untouched(&mut gpu, n, width);
+            let view = View { window, sinks: has_sinks.then_some(&sinks), n_positions: 1, n_splits, partials };
+            run(&mut gpu, &what, |g| attention::record(g, q.rows(), &at, shape, &cache.layer, dst.rows(), &view));
+            assert_close(&format!("{what}, {n_splits} splits"), &dst.read(), &want, |_| 2e-5);
+        }
+    }
+}
+
+#[test]
+fn heads_are_placed_as_by_their_norms_rotations_and_stores() {
+    let (mut gpu, mut random) = (gpu(), Random(15));
+    for (n_head, n_head_kv, head_dim, n_pairs, layout, has_norms, places) in [
+        (4, 2, 64, 32, RopeLayout::Neox, true, &[(0, 4)][..]),
+        (3, 1, 20, 8, RopeLayout::Interleaved, false, &[(0, 0), (2, 8), (1, 33), (2, 7)]),
+        (7, 7, 128, 16, RopeLayout::Neox, true, &[(1, 1), (1, 2), (1, 3)]),
+    ] {
+        let what = format!("place_heads {n_head}/{n_head_kv} × {head_dim}, {n_pairs} pairs, {layout:?}, {has_norms}");
+        let shape = CacheShape { n_pages: 16, n_head_kv, head_dim };
+        let (n, q_width, kv_width) = (places.len(), n_head * head_dim, n_head_kv * head_dim);
+        let [q_values, k_values, v_values] = [q_width, kv_width, kv_width].map(|w| random.values(n * w));
+        let norms = [0, 1].map(|_| TestWeight::vector(&random.values(head_dim)).upload(&mut gpu, "head norm"));
+        let [q_norm, k_norm] = norms.each_ref().map(|w| has_norms.then_some(w));
+        let angles: Vec<f64> = (0..n * n_pairs).map(|_| f64::from(random.signed()) * 100.0).collect();
+        let cos_sin: Vec<f32> = angles
+            .chunks_exact(n_pairs)
+            .flat_map(|a| a.iter().map(|v| v.cos() as f32).chain(a.iter().map(|v| v.sin() as f32)))
+            .collect();
+        let table = Matrix::new(&mut gpu, 1, cos_sin.len(), &cos_sin);
+        let rotation = Rotation { cos_sin: &table.region, n_pairs, head_dim, layout };
+        let seqs = indices(&mut gpu, &places.iter().map(|p| p.0).collect::<Vec<u32>>());
+        let positions = indices(&mut gpu, &places.iter().map(|p| p.1).collect::<Vec<u32>>());
+        let tables = indices(&mut gpu, &TABLES.concat());
+        let at = Places { tables: &tables, pages_per_seq: TABLES[0].len(), seqs: &seqs, positions: &positions };
+        let eps = 1e-5;
+        let before = Cache::random(&mut gpu, &mut random, shape);
+        let mut copy = || {
+            let [k, v] = [before.layer.k, before.layer.v].map(|from| {
+                let mut to = gpu.allocate(MemoryUse::Device, shape.bytes(), "a cache").expect("memory");
+                to.write()[..shape.bytes() as usize].copy_from_slice(&from.read()[..shape.bytes() as usize]);
+                to
+            });
+            LayerCache { k, v }
+        };
+        let (apart, together) = (copy(), copy());
+        let mut matrix = |width: usize, values: &[f32]| Matrix::new(&mut gpu, n, width, values);
+        let [q, k, v] = [(q_width, &q_values), (kv_width, &k_values), (kv_width, &v_values)].map(|(w, x)| matrix(w, x));
+        let q_alone = matrix(q_width, &q_values);
+        run(&mut gpu, &what, |g| {
+            let (q, k, v) = (q_alone.rows(), k.rows(), v.rows());
+            let all = Projections { q, k, v, q_norm, k_norm, eps };
+            place_heads::record(g, &all, &rotation, &at, shape, &together)
+        });
+        assert_eq!(k.read(), k_values, "{what}: keys stay as they were");
+        // The steps alone, each of which has its own f64 twin.
+        run(&mut gpu, &what, |g| {
+            for (x, norm) in [(&q, q_norm), (&k, k_norm)] {
+                if let Some(norm) = norm {
+                    rms_norm::record(g, x.rows(), norm, eps, x.rows())?;
+                }
+                rope::record(g, x.rows(), &rotation)?;
+            }
+            kv_store::record(g, k.rows(), v.rows(), &at, shape, &apart)
+        });
+        let want: Vec<f64> = q.read().into_iter().map(f64::from).collect();
+        let tolerance = 1e-5 * largest(&want);
+        assert_close(&what, &q_alone.read(), &want, |_| tolerance);
+        let halves = |region: &Region| -> Vec<f16> {
+            bytemuck::cast_slice::<u8, f16>(&region.read()[..shape.bytes() as usize]).to_vec()
+        };
+        assert!(halves(&together.v) == halves(&apart.v), "{what}: values");
+        // Keys are rounded from numbers that may differ in their last bits.
+        let (got, want) = (halves(&together.k), halves(&apart.k));
+        let got: Vec<f32> = got.into_iter().map(f32::from).collect();
+        let want: Vec<f64> = want.into_iter().map(f64::from).collect();
+        assert_close(&format!("{what}: keys"), &got, &want, |i| 1e-3 * want[i].abs() + 1e-5 * largest(&want));
     }
 }
 

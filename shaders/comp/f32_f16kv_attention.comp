@@ -3,21 +3,25 @@
 // out[t, h] = softmax(q[t, h] · Kᵀ · scale, sink[h]) · V over the last `window` positions up to pos[t] of the token's
 // sequence, with the softmax in f32 and computed online (arXiv 2205.14135): shared memory does not grow with the
 // context. Query head h reads key/value head h / group. A sink is one more score per head, without a value.
-// One workgroup per (head, token). For each tile of WG_SIZE positions, every invocation scores one position, then the
-// invocations share out the head's vec4s (and, where there are more invocations than vec4s, the positions) to add up
-// the weighted values. Cache layout: see f32_kv_store.comp.
-// Bound by bytes: keys and values of all positions, once per query head.
+// One workgroup per (GROUP query heads that share a key/value head, token, split of the positions), so that keys and
+// values are read once for the GROUP heads. For each tile of WG_SIZE positions, every invocation scores one position,
+// then the invocations share out the head's vec4s (and, where there are more invocations than vec4s, the positions) to
+// add up the weighted values. With several splits (long contexts, few tokens: arXiv 2311.01282) each leaves its
+// maximum, sum and weighted values in `partials`, and f32_attention_merge.comp finishes.
+// Cache layout: see f32_kv_store.comp.
+// Bound by bytes: keys and values of all positions, once per GROUP query heads.
 // CPU twin: f64 over the same f16 cache, tolerance 1e-5 of the largest value.
-// Specialization constants: 0 WG_SIZE (≥ HEAD_DIM4), 1 HEAD_DIM4 = head_dim / 4, 2 PAGE. Subgroup size ≥ 4,
-// subgroup arithmetic.
+// Specialization constants: 0 WG_SIZE (≥ HEAD_DIM4), 1 HEAD_DIM4 = head_dim / 4, 2 PAGE, 3 GROUP. Subgroup size ≥ 4,
+// subgroup arithmetic; shared memory 16 · (GROUP · HEAD_DIM4 + WG_SIZE) + 5 · GROUP · WG_SIZE bytes.
 #include "buffers.glsl"
+#extension GL_KHR_shader_subgroup_basic : require
+#extension GL_KHR_shader_subgroup_arithmetic : require
 
 layout(local_size_x_id = 0) in;
 layout(constant_id = 0) const uint WG_SIZE = 64;
 layout(constant_id = 1) const uint HEAD_DIM4 = 16;
 layout(constant_id = 2) const uint PAGE = 32;
-
-#include "reduce.glsl"
+layout(constant_id = 3) const uint GROUP = 1;
 
 layout(push_constant) uniform Push {
     ReadF32x4 q;        // [n_tokens, q_stride4 * 4]
@@ -28,22 +32,26 @@ layout(push_constant) uniform Push {
     ReadU32 positions;  // [n_tokens]
     ReadF32 sinks;      // [n_head], read if has_sinks
     WriteF32x4 dst;     // [n_tokens, q_stride4 * 4]
+    WriteF32x4 partials; // [n_tokens, n_head, n_splits, 1 + HEAD_DIM4]: maximum and sum, then the values; if n_splits > 1
     uint n_head_kv;
-    uint group;         // query heads per key/value head
+    uint group;         // query heads per key/value head, a multiple of GROUP
     uint pages_per_seq;
     uint window;        // 0xFFFFFFFF: no limit
     uint has_sinks;
     uint q_stride4;
     float scale;        // 1 / sqrt(head_dim)
+    uint n_splits;
 } push;
 
 // Less than any score of finite activations, and still finite: exp(LOWEST - x) is 0, not NaN.
 const float LOWEST = -3.0e38;
 const uint N_PARTS = WG_SIZE / HEAD_DIM4;
+const uint MAX_SUBGROUPS = WG_SIZE / 4;
 
-shared vec4 query[HEAD_DIM4];
-shared float weights[WG_SIZE];
+shared vec4 query[GROUP * HEAD_DIM4];
+shared float weights[GROUP * WG_SIZE];
 shared vec4 part_sums[WG_SIZE];
+shared float reduced[GROUP * MAX_SUBGROUPS];
 
 // First vec4 of a position in the cache of key/value head `head_kv`.
 uint cache_vec4(uint table, uint head_kv, uint pos) {
@@ -55,52 +63,109 @@ vec4 halves_to_vec4(uvec2 words) {
     return vec4(unpackHalf2x16(words.x), unpackHalf2x16(words.y));
 }
 
+// Maxima over the workgroup, of every head at once.
+void workgroup_max(inout float values[GROUP]) {
+    [[unroll]] for (uint g = 0; g < GROUP; g++) {
+        values[g] = subgroupMax(values[g]);
+        if (gl_NumSubgroups > 1 && subgroupElect()) reduced[g * MAX_SUBGROUPS + gl_SubgroupID] = values[g];
+    }
+    if (gl_NumSubgroups == 1) return;
+    barrier();
+    [[unroll]] for (uint g = 0; g < GROUP; g++)
+        for (uint s = 0; s < gl_NumSubgroups; s++) values[g] = max(values[g], reduced[g * MAX_SUBGROUPS + s]);
+}
+
+// Sums over the workgroup, of every head at once. A barrier lies between this and the last use of `reduced`.
+void workgroup_add(inout float values[GROUP]) {
+    [[unroll]] for (uint g = 0; g < GROUP; g++) {
+        values[g] = subgroupAdd(values[g]);
+        if (gl_NumSubgroups > 1 && subgroupElect()) reduced[g * MAX_SUBGROUPS + gl_SubgroupID] = values[g];
+    }
+    if (gl_NumSubgroups == 1) return;
+    barrier();
+    [[unroll]] for (uint g = 0; g < GROUP; g++) {
+        values[g] = 0.0;
+        for (uint s = 0; s < gl_NumSubgroups; s++) values[g] += reduced[g * MAX_SUBGROUPS + s];
+    }
+}
+
 void main() {
-    uint head = gl_WorkGroupID.x, t = gl_WorkGroupID.y, tid = gl_LocalInvocationID.x;
-    uint n_pos = push.positions.v[t] + 1;
-    uint first_pos = n_pos - min(n_pos, push.window);
-    uint table = push.seqs.v[t] * push.pages_per_seq, head_kv = head / push.group;
-    uint q_at = t * push.q_stride4 + head * HEAD_DIM4;
-    for (uint d = tid; d < HEAD_DIM4; d += WG_SIZE) query[d] = push.q.v[q_at + d] * push.scale;
+    uint head0 = gl_WorkGroupID.x * GROUP, t = gl_WorkGroupID.y, tid = gl_LocalInvocationID.x;
+    uint head_kv = head0 / push.group;
+    uint end = push.positions.v[t] + 1;
+    uint start = end - min(end, push.window);
+    if (push.n_splits > 1) {
+        // Whole tiles each; the last may be short, and some may be empty.
+        uint per_split = ((end - start + push.n_splits - 1) / push.n_splits + WG_SIZE - 1) / WG_SIZE * WG_SIZE;
+        start += min(gl_WorkGroupID.z * per_split, end - start);
+        end = min(start + per_split, end);
+    }
+    uint table = push.seqs.v[t] * push.pages_per_seq;
+    uint q_at = t * push.q_stride4 + head0 * HEAD_DIM4;
+    for (uint d = tid; d < GROUP * HEAD_DIM4; d += WG_SIZE) query[d] = push.q.v[q_at + d] * push.scale;
     barrier();
 
     uint d4 = tid % HEAD_DIM4, part = tid / HEAD_DIM4;
-    float running_max = LOWEST, running_sum = 0.0;
-    if (push.has_sinks != 0) {
-        running_max = push.sinks.v[head];
-        running_sum = tid == 0 ? 1.0 : 0.0; // the sums of all invocations are added in the end
+    float running_max[GROUP], running_sum[GROUP];
+    vec4 acc[GROUP];
+    [[unroll]] for (uint g = 0; g < GROUP; g++) {
+        running_max[g] = LOWEST;
+        running_sum[g] = 0.0;
+        acc[g] = vec4(0.0);
     }
-    vec4 acc = vec4(0.0);
-    for (uint first = first_pos; first < n_pos; first += WG_SIZE) {
+    for (uint first = start; first < end; first += WG_SIZE) {
         uint pos = first + tid;
-        float score = LOWEST;
-        if (pos < n_pos) {
+        float scores[GROUP], maxima[GROUP];
+        [[unroll]] for (uint g = 0; g < GROUP; g++) scores[g] = pos < end ? 0.0 : LOWEST;
+        if (pos < end) {
             uint k_at = cache_vec4(table, head_kv, pos);
-            score = 0.0;
-            for (uint d = 0; d < HEAD_DIM4; d++) score += dot(query[d], halves_to_vec4(push.k_cache.v[k_at + d]));
+            for (uint d = 0; d < HEAD_DIM4; d++) {
+                vec4 k = halves_to_vec4(push.k_cache.v[k_at + d]);
+                [[unroll]] for (uint g = 0; g < GROUP; g++) scores[g] += dot(query[g * HEAD_DIM4 + d], k);
+            }
         }
-        float new_max = max(running_max, workgroup_max(score));
-        float weight = pos < n_pos ? exp(score - new_max) : 0.0;
-        float keep = exp(running_max - new_max);
-        running_max = new_max;
-        running_sum = running_sum * keep + weight;
-        weights[tid] = weight;
+        [[unroll]] for (uint g = 0; g < GROUP; g++) maxima[g] = max(scores[g], running_max[g]);
+        workgroup_max(maxima);
+        [[unroll]] for (uint g = 0; g < GROUP; g++) {
+            float weight = pos < end ? exp(scores[g] - maxima[g]) : 0.0;
+            float keep = exp(running_max[g] - maxima[g]);
+            running_max[g] = maxima[g];
+            running_sum[g] = running_sum[g] * keep + weight;
+            acc[g] *= keep;
+            weights[g * WG_SIZE + tid] = weight;
+        }
         barrier();
-        acc *= keep;
         if (part < N_PARTS) {
-            uint n = min(WG_SIZE, n_pos - first);
+            uint n = min(WG_SIZE, end - first);
             for (uint i = part; i < n; i += N_PARTS) {
-                acc += weights[i] * halves_to_vec4(push.v_cache.v[cache_vec4(table, head_kv, first + i) + d4]);
+                vec4 v = halves_to_vec4(push.v_cache.v[cache_vec4(table, head_kv, first + i) + d4]);
+                [[unroll]] for (uint g = 0; g < GROUP; g++) acc[g] += weights[g * WG_SIZE + i] * v;
             }
         }
         barrier();
     }
 
-    float total = workgroup_add(running_sum);
-    part_sums[tid] = acc;
-    barrier();
-    if (part == 0) {
-        for (uint p = 1; p < N_PARTS; p++) acc += part_sums[p * HEAD_DIM4 + d4];
-        push.dst.v[q_at + d4] = acc / total;
+    workgroup_add(running_sum);
+    [[unroll]] for (uint g = 0; g < GROUP; g++) {
+        barrier(); // the sums of the head before have been read
+        part_sums[tid] = acc[g];
+        barrier();
+        if (part != 0) continue;
+        vec4 sum = acc[g];
+        for (uint p = 1; p < N_PARTS; p++) sum += part_sums[p * HEAD_DIM4 + d4];
+        if (push.n_splits > 1) {
+            uint n_head = push.n_head_kv * push.group;
+            uint at = ((t * n_head + head0 + g) * push.n_splits + gl_WorkGroupID.z) * (1 + HEAD_DIM4);
+            if (d4 == 0) push.partials.v[at] = vec4(running_max[g], running_sum[g], 0.0, 0.0);
+            push.partials.v[at + 1 + d4] = sum;
+        } else {
+            float total = running_sum[g], factor = 1.0;
+            if (push.has_sinks != 0) {
+                float sink = push.sinks.v[head0 + g], top = max(sink, running_max[g]);
+                factor = exp(running_max[g] - top);
+                total = total * factor + exp(sink - top);
+            }
+            push.dst.v[q_at + g * HEAD_DIM4 + d4] = sum * (factor / total);
+        }
     }
 }

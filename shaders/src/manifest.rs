@@ -96,8 +96,12 @@ pub enum Kernel {
     Rope,
     /// Keys and values into the cache.
     KvStore,
+    /// Norms and rotation of heads, keys and values into the cache.
+    PlaceHeads,
     /// Causal attention over the cache.
     Attention,
+    /// The end of an attention in several splits.
+    AttentionMerge,
     /// Gated activation.
     Swiglu,
     /// Selected rows.
@@ -115,7 +119,7 @@ impl Kernel {
     const BY_WEIGHT: [fn(WeightType) -> Kernel; 5] =
         [Kernel::Embed, Kernel::Matvec, Kernel::Matmul, Kernel::GatedMatvec, Kernel::GatedMatmul];
     /// The others.
-    const PLAIN: [Kernel; 9] = [
+    const PLAIN: [Kernel; 11] = [
         Kernel::RmsNorm,
         Kernel::Rope,
         Kernel::KvStore,
@@ -125,6 +129,8 @@ impl Kernel {
         Kernel::MoeRoute,
         Kernel::MoeSum,
         Kernel::ScaleBySigmoid,
+        Kernel::PlaceHeads,
+        Kernel::AttentionMerge,
     ];
 
     /// Every kernel and variant.
@@ -151,6 +157,8 @@ impl Kernel {
             Kernel::MoeRoute => plain(6),
             Kernel::MoeSum => plain(7),
             Kernel::ScaleBySigmoid => plain(8),
+            Kernel::PlaceHeads => plain(9),
+            Kernel::AttentionMerge => plain(10),
         }
     }
 
@@ -165,7 +173,9 @@ impl Kernel {
             Kernel::RmsNorm => "f32_rms_norm.comp",
             Kernel::Rope => "f32_rope.comp",
             Kernel::KvStore => "f32_kv_store.comp",
+            Kernel::PlaceHeads => "f32_place_heads.comp",
             Kernel::Attention => "f32_f16kv_attention.comp",
+            Kernel::AttentionMerge => "f32_attention_merge.comp",
             Kernel::Swiglu => "f32_swiglu.comp",
             Kernel::Gather => "f32_gather.comp",
             Kernel::MoeRoute => "f32_moe_route.comp",

@@ -5,6 +5,7 @@
 
 mod files;
 mod golden;
+mod kernels;
 mod protocols;
 mod python;
 mod real_model;

@@ -179,6 +179,18 @@ pub trait Backend: Send {
     /// Stores `K` and `V` of the batch in the layer's cache, rounded to f16.
     fn kv_store(&mut self) -> Result<(), Error>;
 
+    /// What comes between the projections and attention: [`Self::head_norm`] of `Q` and `K` with the given weights,
+    /// [`Self::rope`] of both, [`Self::kv_store`]. A backend that does it in one step need not leave the result in `K`.
+    fn place_heads(&mut self, q_norm: Option<&Self::Weight>, k_norm: Option<&Self::Weight>) -> Result<(), Error> {
+        for (act, norm) in [(Act::Q, q_norm), (Act::K, k_norm)] {
+            if let Some(norm) = norm {
+                self.head_norm(act, norm)?;
+            }
+            self.rope(act)?;
+        }
+        self.kv_store()
+    }
+
     /// `Attn = softmax(Q·Kᵀ / sqrt(head_dim)) · V` over the positions of each token's sequence up to its own, no
     /// further back than the layer's window; query head `h` reads key/value head `h / (n_head / n_head_kv)`. `sinks`,
     /// `[n_head]`, is one more logit per head that takes part in the softmax and has no value (gpt-oss's model card;
@@ -187,6 +199,14 @@ pub trait Backend: Send {
 
     /// `Gate = silu(Gate) · Up`.
     fn swiglu(&mut self) -> Result<(), Error>;
+
+    /// `Gate = silu(gate · x) · (up · x)`: two products of [`Self::linear`], then [`Self::swiglu`]. A backend that does
+    /// it in one step need not leave anything in `Up`.
+    fn gated(&mut self, x: Act, gate: &Self::Weight, up: &Self::Weight) -> Result<(), Error> {
+        let product = |weight, out| Linear { weight, bias: None, out, accumulate: false };
+        self.linear(x, &[product(gate, Act::Gate), product(up, Act::Up)])?;
+        self.swiglu()
+    }
 
     /// `x[t] = x[t] · sigmoid(gate[t, 0])`.
     fn scale_by_sigmoid(&mut self, x: Act, gate: Act) -> Result<(), Error>;

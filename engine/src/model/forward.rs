@@ -58,15 +58,7 @@ fn attention_block<B: Backend>(b: &mut B, l: &Layer<B::Weight>) -> Result<(), Er
             product(&l.attn_v, l.attn_v_bias.as_ref(), Act::V),
         ],
     )?;
-    if let Some(norm) = &l.attn_q_norm {
-        b.head_norm(Act::Q, norm)?;
-    }
-    if let Some(norm) = &l.attn_k_norm {
-        b.head_norm(Act::K, norm)?;
-    }
-    b.rope(Act::Q)?;
-    b.rope(Act::K)?;
-    b.kv_store()?;
+    b.place_heads(l.attn_q_norm.as_ref(), l.attn_k_norm.as_ref())?;
     b.attention(l.attn_sinks.as_ref())?;
     b.linear(
         Act::Attn,
@@ -76,8 +68,7 @@ fn attention_block<B: Backend>(b: &mut B, l: &Layer<B::Weight>) -> Result<(), Er
 
 /// `X += down · (silu(gate · H) · up · H)`.
 fn dense_block<B: Backend>(b: &mut B, ffn: &GatedWeights<B::Weight>) -> Result<(), Error> {
-    b.linear(Act::H, &[product(&ffn.gate, None, Act::Gate), product(&ffn.up, None, Act::Up)])?;
-    b.swiglu()?;
+    b.gated(Act::H, &ffn.gate, &ffn.up)?;
     b.linear(Act::Gate, &[Linear { weight: &ffn.down, bias: None, out: Act::X, accumulate: true }])
 }
 
@@ -87,15 +78,8 @@ fn moe_block<B: Backend>(b: &mut B, moe: &MoeWeights<B::Weight>) -> Result<(), E
     b.route()?;
     b.experts(Act::H, &moe.experts)?;
     let Some(shared) = &moe.shared else { return Ok(()) };
-    b.linear(
-        Act::H,
-        &[
-            product(&shared.ffn.gate, None, Act::Gate),
-            product(&shared.ffn.up, None, Act::Up),
-            product(&shared.gate_inp, None, Act::SharedGate),
-        ],
-    )?;
-    b.swiglu()?;
+    b.linear(Act::H, &[product(&shared.gate_inp, None, Act::SharedGate)])?;
+    b.gated(Act::H, &shared.ffn.gate, &shared.ffn.up)?;
     // The gate scales the output; scaling what goes into `down` is the same, and narrower.
     b.scale_by_sigmoid(Act::Gate, Act::SharedGate)?;
     b.linear(Act::Gate, &[Linear { weight: &shared.ffn.down, bias: None, out: Act::X, accumulate: true }])

@@ -340,6 +340,11 @@ impl ReadAddress {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 pub(super) struct WriteAddress(u64);
 
+impl WriteAddress {
+    /// For a buffer that the kernel is told not to write.
+    pub const NONE: WriteAddress = WriteAddress(0);
+}
+
 /// Device addresses `start .. end`.
 #[derive(Clone, Copy, Debug)]
 struct Span {

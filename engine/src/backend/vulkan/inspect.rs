@@ -13,14 +13,15 @@ use super::error::VulkanError;
 use super::instance::DeviceInfo;
 use super::kernels::linear::Method;
 use super::kernels::{
-    attention, embed, gated, gather, kv_store, linear, moe_sum, rms_norm, rope, route, scale_by_sigmoid, swiglu,
+    attention, embed, gated, gather, kv_store, linear, moe_sum, place_heads, rms_norm, rope, route, scale_by_sigmoid,
+    swiglu,
 };
 use super::pipelines::{Compiled, Pipelines, Variant};
 use super::tuning::Tuning;
 use crate::model::{Activation, MoeConfig, RopeLayout};
 
-/// Head sizes of the models that the engine is made for.
-const HEAD_DIMS: [usize; 4] = [64, 80, 128, 256];
+/// Head sizes, and query heads per key/value head, of the models that the engine is made for.
+const HEADS: [(usize, usize); 5] = [(64, 7), (64, 8), (128, 8), (128, 5), (256, 4)];
 /// Largest batch that variants are listed for.
 const N_BATCH: usize = 512;
 /// Experts, and experts per token, of the models that the engine is made for.
@@ -56,6 +57,8 @@ impl Inspector {
             all.extend(linear::expert_variants(t, ty, &methods));
             all.extend(gated::variants(t, ty, activation, &methods, true));
         }
+        let dense = Method::all(N_BATCH, |n| Method::of(t, n));
+        all.extend(WeightType::ALL.iter().flat_map(|&ty| gated::variants(t, ty, Activation::Swiglu, &dense, false)));
         let moe = |(n_expert, n_expert_used)| MoeConfig {
             n_expert,
             n_expert_used,
@@ -67,7 +70,10 @@ impl Inspector {
         all.extend(EXPERTS.map(|e| route::variant(t, &moe(e))));
         all.extend([Activation::Swiglu, Activation::SwigluOai].map(|a| swiglu::variant(t, a)));
         all.extend([moe_sum::variant(t), scale_by_sigmoid::variant(t)]);
-        all.extend(HEAD_DIMS.iter().map(|&d| attention::variant(t, d)));
+        for (head_dim, group) in HEADS {
+            all.extend(attention::variants(t, head_dim, group));
+            all.extend([RopeLayout::Interleaved, RopeLayout::Neox].map(|l| place_heads::variant(t, head_dim, l)));
+        }
         all.extend([RopeLayout::Interleaved, RopeLayout::Neox].map(|layout| rope::variant(t, layout)));
         all.extend([rms_norm::variant(t), kv_store::variant(t), gather::variant(t)]);
         debug_assert!(Kernel::all().all(|k| all.iter().any(|v| v.kernel == k)), "every kernel is used");
@@ -204,26 +210,23 @@ fn weights_per_round(variant: &Variant) -> Option<f64> {
     Some(f64::from(n_matrices * rows * columns) * ty.unit() as f64)
 }
 
-/// Instructions of the largest loop: from the label that a branch jumps back to, up to that branch. Reads the final
-/// representation of Mesa's compiler: blocks begin with a line `BB` and a number, instructions are indented.
+/// Instructions of the largest loop, from the block that a branch jumps back to up to that branch; waits and hints for
+/// the scheduler are not counted. Reads the final representation of Mesa's compiler: a block begins with a line `BB`
+/// and a number, its instructions are indented, a branch names its target as `block:` and such a name.
 fn largest_loop(code: &str) -> Option<usize> {
     let mut starts: HashMap<&str, usize> = HashMap::new();
     let mut largest = None;
     let mut n = 0;
     for line in code.lines() {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let is_label = |w: &&str| w.strip_prefix("BB").is_some_and(|d| d.bytes().all(|b| b.is_ascii_digit()));
-        match &words[..] {
-            [label, ..] if is_label(label) => _ = starts.insert(label, n),
-            [mnemonic, rest @ ..] if line.starts_with([' ', '\t']) && !mnemonic.starts_with("/*") => {
-                n += 1;
-                let is_branch = words.iter().any(|w| w.starts_with("s_branch") || w.starts_with("s_cbranch"));
-                let targets = rest.iter().map(|w| w.trim_end_matches(',')).filter(|w| is_label(w));
-                if is_branch && let Some(start) = targets.filter_map(|t| starts.get(t)).min() {
-                    largest = largest.max(Some(n - start));
-                }
+        let text = line.trim();
+        if text.starts_with("BB") {
+            starts.insert(text, n);
+        } else if line.starts_with([' ', '\t']) {
+            n += usize::from(!["s_waitcnt", "s_delay_alu", "s_clause"].iter().any(|hint| text.starts_with(hint)));
+            let target = text.split_once("block:").map(|(_, target)| target.trim());
+            if let Some(start) = target.and_then(|t| starts.get(t)) {
+                largest = largest.max(Some(n - start));
             }
-            _ => {}
         }
     }
     largest
@@ -247,9 +250,10 @@ mod tests {
 
     #[test]
     fn the_largest_loop_of_a_listing_is_counted() {
-        let code = "BB0\n\ts_mov_b32 s0, 0\nBB1\n\tv_add_u32 v0, v0, 1\n\tv_fma_f32 v1, v0, v0\n\ts_cbranch_scc1 BB1\n\
-                    BB2\n\tv_mov_b32 v0, 0\n\ts_cbranch_scc1 BB2\nBB3\n\ts_cbranch_scc0 BB4\nBB4\n\ts_endpgm\n";
-        assert_eq!(largest_loop(code), Some(3));
+        let code = "BB0\n/* kind: uniform */\n\t s1: %0:s[0] = s_mov_b32 0\nBB1\n/* loop-header */\n\ts_waitcnt vmcnt(0)\n\
+                    \t v1: %1:v[1] = v_fma_f32 %0, %0\n\t v1: %2:v[2] = v_mov_b32 0\n\ts_cbranch_scc0 block:BB3\nBB2\n\
+                    \ts_branch block:BB1\nBB3\n\t s1: %3 = s_mov_b32 0\n\ts_cbranch_scc1 block:BB3\nBB4\n\ts_endpgm\n";
+        assert_eq!(largest_loop(code), Some(4));
         assert_eq!(largest_loop("BB0\n\ts_endpgm\n"), None);
         assert_eq!(largest_loop(""), None);
     }

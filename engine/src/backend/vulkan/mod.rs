@@ -33,10 +33,12 @@ use std::collections::BTreeSet;
 use kernels::gated::Gated;
 use kernels::kv_store::{CacheShape, LayerCache, Places};
 use kernels::linear::{Method, Product};
+use kernels::place_heads::Projections;
 use kernels::rope::Rotation;
 use kernels::route::Routing;
 use kernels::{
-    Rows, attention, embed, gated, gather, kv_store, linear, moe_sum, rms_norm, rope, route, scale_by_sigmoid, swiglu,
+    Rows, attention, embed, gated, gather, kv_store, linear, moe_sum, place_heads, rms_norm, rope, route,
+    scale_by_sigmoid, swiglu,
 };
 use shaders::WeightType;
 
@@ -53,8 +55,9 @@ pub struct Vulkan {
     gpu: Gpu,
     /// Types of the matrices that were uploaded, to compile their kernels ahead.
     types: BTreeSet<usize>,
-    /// The same of the experts' matrices.
+    /// The same of the experts' matrices, and of the gates of dense feed-forward layers.
     expert_types: BTreeSet<usize>,
+    gate_types: BTreeSet<usize>,
     model: Option<ModelState>,
 }
 
@@ -69,6 +72,8 @@ struct ModelState {
     acts: [Region; Act::ALL.len()],
     cache: Vec<LayerCache>,
     experts: Option<Experts>,
+    /// Results of attention in several splits.
+    partials: Region,
     inputs: Inputs,
     /// Where the logits can be read by the processor; the logits themselves if they are.
     readback: Region,
@@ -76,6 +81,8 @@ struct ModelState {
     n_outputs: usize,
     /// Positions that the tokens of the pass attend to, in all, in each kind of layer.
     n_positions: Vec<u64>,
+    /// The most that one of them attends to, in each kind of layer.
+    max_positions: Vec<u64>,
     /// The layer that ops belong to.
     layer: usize,
 }
@@ -113,7 +120,13 @@ impl Vulkan {
 
     /// Opens a device.
     pub fn open(options: DeviceOptions<'_>) -> Result<Vulkan, VulkanError> {
-        Ok(Vulkan { gpu: Gpu::open(options)?, types: BTreeSet::new(), expert_types: BTreeSet::new(), model: None })
+        Ok(Vulkan {
+            gpu: Gpu::open(options)?,
+            types: BTreeSet::new(),
+            expert_types: BTreeSet::new(),
+            gate_types: BTreeSet::new(),
+            model: None,
+        })
     }
 
     /// What device this is.
@@ -166,6 +179,15 @@ impl ModelState {
         }
     }
 
+    fn rotation(&self) -> Rotation<'_> {
+        Rotation {
+            cos_sin: &self.inputs.cos_sin,
+            n_pairs: self.rope.inv_freq.len(),
+            head_dim: self.config.head_dim,
+            layout: self.rope.layout,
+        }
+    }
+
     fn places(&self) -> Places<'_> {
         Places {
             tables: &self.inputs.tables[self.kv.layer_kind[self.layer]],
@@ -189,9 +211,9 @@ impl ModelState {
         (self.n_tokens, self.n_outputs) = (batch.len(), output_rows.len());
         let seen = |window: Option<usize>| {
             let visible = |t: &BatchToken| window.map_or(u64::MAX, |w| w as u64).min(u64::from(t.pos) + 1);
-            batch.iter().map(visible).sum()
+            batch.iter().map(visible).fold((0, 0), |(sum, most), n| (sum + n, most.max(n)))
         };
-        self.n_positions = self.kv.kinds.iter().map(|k| seen(k.window)).collect();
+        (self.n_positions, self.max_positions) = self.kv.kinds.iter().map(|k| seen(k.window)).unzip();
         for (kind, region) in self.inputs.tables.iter_mut().enumerate() {
             for seq in batch.chunk_by(|a, b| a.seq == b.seq).map(|tokens| tokens[0].seq as usize) {
                 let pages: &[u8] = bytemuck::cast_slice(kv.table(kind, seq));
@@ -280,6 +302,8 @@ impl Backend for Vulkan {
         let weight = self.gpu.upload(tensor)?;
         if weight.name.ends_with("_exps.weight") {
             self.expert_types.insert(weight.ty as usize);
+        } else if weight.name.ends_with("ffn_gate.weight") || weight.name.ends_with("ffn_gate_shexp.weight") {
+            self.gate_types.insert(weight.ty as usize);
         } else if weight.rows > 1 {
             self.types.insert(weight.ty as usize);
         }
@@ -309,6 +333,11 @@ impl Backend for Vulkan {
             let mut half = |what| gpu.allocate(MemoryUse::Device, shape.bytes(), &format!("{what} of layer {il}"));
             cache.push(LayerCache { k: half("keys")?, v: half("values")? });
         }
+        let partials = gpu.allocate(
+            MemoryUse::Device,
+            attention::partial_bytes(&gpu.tuning, config.head_dim),
+            "partial results of attention",
+        )?;
         let experts = match &config.moe {
             Some(moe) => Some(allocate_experts(gpu, config, moe, limits.n_batch)?),
             None => None,
@@ -332,7 +361,15 @@ impl Backend for Vulkan {
         let types = WeightType::ALL.into_iter().filter(|t| self.types.contains(&(*t as usize)));
         let mut variants: Vec<Variant> =
             types.flat_map(|ty| linear::variants(&gpu.tuning, ty, limits.n_batch)).collect();
-        variants.push(attention::variant(&gpu.tuning, config.head_dim));
+        let mut groups: Vec<usize> = config.layers.iter().map(|l| l.n_head / l.n_head_kv).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        variants.extend(groups.into_iter().flat_map(|group| attention::variants(&gpu.tuning, config.head_dim, group)));
+        let methods = Method::all(limits.n_batch, |n| Method::of(&gpu.tuning, n));
+        for ty in WeightType::ALL.into_iter().filter(|t| self.gate_types.contains(&(*t as usize))) {
+            variants.extend(gated::variants(&gpu.tuning, ty, Activation::Swiglu, &methods, false));
+        }
+        variants.push(place_heads::variant(&gpu.tuning, config.head_dim, rope.layout));
         if let Some(moe) = &config.moe {
             let method = |n| Method::of_experts(&gpu.tuning, n, moe.n_expert, moe.n_expert_used);
             let methods = Method::all(limits.n_batch, method);
@@ -353,11 +390,13 @@ impl Backend for Vulkan {
             acts,
             cache,
             experts,
+            partials,
             inputs,
             readback,
             n_tokens: 0,
             n_outputs: 0,
             n_positions: Vec::new(),
+            max_positions: Vec::new(),
             layer: 0,
         });
         Ok(())
@@ -410,13 +449,27 @@ impl Backend for Vulkan {
 
     fn rope(&mut self, x: Act) -> Result<(), Error> {
         let (gpu, m) = self.parts();
-        let rotation = Rotation {
-            cos_sin: &m.inputs.cos_sin,
-            n_pairs: m.rope.inv_freq.len(),
-            head_dim: m.config.head_dim,
-            layout: m.rope.layout,
-        };
-        Ok(rope::record(gpu, m.rows(x), &rotation)?)
+        Ok(rope::record(gpu, m.rows(x), &m.rotation())?)
+    }
+
+    fn place_heads(&mut self, q_norm: Option<&Weight>, k_norm: Option<&Weight>) -> Result<(), Error> {
+        let (gpu, m) = self.parts();
+        let (q, k, v) = (m.rows(Act::Q), m.rows(Act::K), m.rows(Act::V));
+        let projections = Projections { q, k, v, q_norm, k_norm, eps: m.config.rms_eps };
+        let (shape, cache) = (m.shapes[m.layer], &m.cache[m.layer]);
+        Ok(place_heads::record(gpu, &projections, &m.rotation(), &m.places(), shape, cache)?)
+    }
+
+    fn gated(&mut self, x: Act, gate: &Weight, up: &Weight) -> Result<(), Error> {
+        let (gpu, m) = self.parts();
+        if gate.ty != up.ty {
+            for (weight, out) in [(gate, Act::Gate), (up, Act::Up)] {
+                linear::record(gpu, &Product::new(m.rows(x), weight, m.rows(out)))?;
+            }
+            return Ok(swiglu::record(gpu, m.rows(Act::Gate), m.rows(Act::Up), Activation::Swiglu)?);
+        }
+        let (x, dst, activation) = (m.rows(x), m.rows(Act::Gate), Activation::Swiglu);
+        Ok(gated::record(gpu, &Gated { x, gate, up, biases: None, activation, dst, routing: None })?)
     }
 
     fn kv_store(&mut self) -> Result<(), Error> {
@@ -428,10 +481,14 @@ impl Backend for Vulkan {
     fn attention(&mut self, sinks: Option<&Weight>) -> Result<(), Error> {
         let (gpu, m) = self.parts();
         let (q, dst) = (m.rows(Act::Q), m.rows(Act::Attn));
+        let (layer, kind) = (m.config.layers[m.layer], m.kv.layer_kind[m.layer]);
+        let most = m.max_positions[kind];
         let view = attention::View {
-            window: m.config.layers[m.layer].window,
+            window: layer.window,
             sinks,
-            n_positions: m.n_positions[m.kv.layer_kind[m.layer]],
+            n_positions: m.n_positions[kind],
+            n_splits: attention::n_splits(&gpu.tuning, m.n_tokens, layer.n_head, layer.n_head_kv, most),
+            partials: &m.partials,
         };
         Ok(attention::record(gpu, q, &m.places(), m.shapes[m.layer], &m.cache[m.layer], dst, &view)?)
     }

@@ -50,6 +50,12 @@ pub struct Tuning {
     pub norm: u32,
     /// Invocations per workgroup of attention: a quarter of the largest head at least.
     pub attention: u32,
+    /// Workgroups that keep the device busy: attention over long contexts is split into at least as many.
+    pub attention_groups: usize,
+    /// Positions that a split has at least.
+    pub attention_split: usize,
+    /// Invocations per workgroup that norms, rotates and stores a head.
+    pub place_heads: u32,
     /// Invocations of the workgroup that chooses experts.
     pub route: u32,
     /// Invocations per workgroup of matrix–vector products.
@@ -71,6 +77,31 @@ pub struct Tuning {
     pub submit_budget: Cost,
 }
 
+#[cfg(test)]
+impl Tuning {
+    /// Sizes of no device in particular.
+    pub(super) fn for_tests() -> Tuning {
+        let tile = MatmulTile { block_rows: 64, block_tokens: 64, thread_rows: 4, thread_tokens: 4 };
+        Tuning {
+            elementwise: 64,
+            norm: 64,
+            attention: 64,
+            attention_groups: 160,
+            attention_split: 256,
+            place_heads: 32,
+            route: 64,
+            matvec: 32,
+            matvec_rows: [4, 2],
+            matvec_columns: &[1, 2, 4, 8],
+            matmul_from: 33,
+            matmul: tile,
+            experts_matmul_from: 8,
+            experts: tile,
+            submit_budget: Cost::default(),
+        }
+    }
+}
+
 impl Tuning {
     /// Rows per workgroup of a matrix–vector product of so many columns.
     pub(super) fn rows_for(&self, columns: u32) -> u32 {
@@ -87,6 +118,10 @@ impl Tuning {
             elementwise: 128,
             norm: 256,
             attention: 128,
+            // Four for each of the 40 compute units of gfx1151.
+            attention_groups: 160,
+            attention_split: 256,
+            place_heads: 32,
             route: 256,
             matvec: info.subgroup_size.clamp(32, 64),
             matvec_rows: [2, 2],
@@ -107,6 +142,9 @@ impl Tuning {
             elementwise: 64,
             norm: 32,
             attention: 64,
+            attention_groups: 4,
+            attention_split: 512,
+            place_heads: 32,
             route: 64,
             matvec: info.subgroup_size,
             matvec_rows: [8, 4],

@@ -1,12 +1,16 @@
-//! Causal attention over the cache (`f32_f16kv_attention.comp`).
+//! Causal attention over the cache (`f32_f16kv_attention.comp`), for long contexts in several splits that
+//! `f32_attention_merge.comp` brings together.
 
 use shaders::{Kernel, WeightType};
 
 use super::kv_store::{CacheShape, LayerCache, Places};
 use super::{Rows, push_constants};
 use crate::backend::vulkan::commands::{ReadAddress, WriteAddress};
-use crate::backend::vulkan::{Cost, Gpu, Tuning, Variant, VulkanError, Weight};
+use crate::backend::vulkan::{Cost, Gpu, Region, Tuning, Variant, VulkanError, Weight};
 use crate::kv::PAGE;
+
+/// Most query heads that a workgroup computes: their sums stay in registers.
+const MAX_GROUP: usize = 8;
 
 push_constants! {
     struct Push {
@@ -18,6 +22,7 @@ push_constants! {
         positions: ReadAddress,
         sinks: ReadAddress,
         dst: WriteAddress,
+        partials: WriteAddress,
         n_head_kv: u32,
         group: u32,
         pages_per_seq: u32,
@@ -25,17 +30,48 @@ push_constants! {
         has_sinks: u32,
         q_stride4: u32,
         scale: f32,
-        padding: u32,
+        n_splits: u32,
     }
 }
 
-/// The variant for heads of `head_dim` elements.
-pub fn variant(tuning: &Tuning, head_dim: usize) -> Variant {
-    Variant { kernel: Kernel::Attention, constants: vec![tuning.attention, (head_dim / 4) as u32, PAGE as u32] }
+/// Push constants of the merge.
+pub(super) mod merge {
+    use super::{ReadAddress, WriteAddress, push_constants};
+
+    push_constants! {
+        struct Push {
+            partials: ReadAddress,
+            sinks: ReadAddress,
+            dst: WriteAddress,
+            n_splits: u32,
+            has_sinks: u32,
+            stride4: u32,
+            padding: u32,
+        }
+    }
+}
+
+/// Query heads of a workgroup where `group` share a key/value head: the largest divisor up to 8.
+fn heads_at_once(group: usize) -> usize {
+    (1..=MAX_GROUP.min(group)).rev().find(|n| group.is_multiple_of(*n)).unwrap_or(1)
+}
+
+/// The variants for heads of `head_dim` elements of which `group` share keys and values.
+pub fn variants(tuning: &Tuning, head_dim: usize, group: usize) -> [Variant; 2] {
+    [attention(tuning, head_dim, group), merge(tuning, head_dim)]
+}
+
+fn attention(tuning: &Tuning, head_dim: usize, group: usize) -> Variant {
+    let constants = vec![tuning.attention, (head_dim / 4) as u32, PAGE as u32, heads_at_once(group) as u32];
+    Variant { kernel: Kernel::Attention, constants }
+}
+
+fn merge(tuning: &Tuning, head_dim: usize) -> Variant {
+    Variant { kernel: Kernel::AttentionMerge, constants: vec![tuning.place_heads, (head_dim / 4) as u32] }
 }
 
 /// What a layer's tokens see.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     /// Positions that a token attends to, itself included; `None` for all.
     pub window: Option<usize>,
@@ -43,6 +79,24 @@ pub struct View<'a> {
     pub sinks: Option<&'a Weight>,
     /// Positions that are read over all tokens, for the cost.
     pub n_positions: u64,
+    /// Pieces that each token's positions are cut into: see [`n_splits`].
+    pub n_splits: usize,
+    /// Room for the splits' results: [`partial_bytes`].
+    pub partials: &'a Region,
+}
+
+/// Into how many pieces the positions of each token are cut, so that few tokens with long contexts (at most
+/// `max_positions`) keep the whole device busy.
+pub fn n_splits(tuning: &Tuning, n_tokens: usize, n_head: usize, n_head_kv: usize, max_positions: u64) -> usize {
+    let n_groups = n_tokens * n_head / heads_at_once(n_head / n_head_kv);
+    let wanted = tuning.attention_groups.div_ceil(n_groups);
+    wanted.min((max_positions as usize).div_ceil(tuning.attention_split)).max(1)
+}
+
+/// Bytes of the results of the splits of any batch.
+pub fn partial_bytes(tuning: &Tuning, head_dim: usize) -> u64 {
+    // `n_splits` makes at most twice the wanted number of workgroups, each of up to MAX_GROUP heads.
+    (2 * tuning.attention_groups * MAX_GROUP * (4 + head_dim) * 4) as u64
 }
 
 /// Records the attention of `q` (`[n_tokens, n_head * head_dim]`) over what each token sees of its sequence.
@@ -67,8 +121,14 @@ pub fn record(
     if let Some(sinks) = view.sinks {
         assert_eq!((sinks.rows, sinks.cols, sinks.ty), (1, n_head, WeightType::F32), "shape of {}", sinks.name);
     }
-    let pipeline = gpu.pipelines.get(&variant(&gpu.tuning, head_dim))?;
+    let group = n_head / shape.n_head_kv;
+    let n_splits = view.n_splits;
+    let partial_bytes = if n_splits > 1 { (q.n_rows * n_head * n_splits * (4 + head_dim) * 4) as u64 } else { 0 };
+    assert!(n_splits > 0 && partial_bytes <= view.partials.bytes, "{n_splits} splits of {} tokens", q.n_rows);
+    let pipeline = gpu.pipelines.get(&attention(&gpu.tuning, head_dim, group))?;
     let mut op = gpu.commands.op();
+    let sinks = view.sinks.map_or(ReadAddress::NONE, |s| s.quants);
+    let has_sinks = u32::from(view.sinks.is_some());
     let push = Push {
         q: op.reads(q.region),
         k_cache: op.reads(&cache.k),
@@ -76,21 +136,69 @@ pub fn record(
         tables: op.reads(places.tables),
         seqs: op.reads(places.seqs),
         positions: op.reads(places.positions),
-        sinks: view.sinks.map_or(ReadAddress::NONE, |s| s.quants),
-        dst: op.writes(dst.region),
+        sinks,
+        // Only one of the two is written.
+        dst: if n_splits > 1 { WriteAddress::NONE } else { op.writes(dst.region) },
+        partials: if n_splits > 1 { op.writes(view.partials) } else { WriteAddress::NONE },
         n_head_kv: shape.n_head_kv as u32,
-        group: (n_head / shape.n_head_kv) as u32,
+        group: group as u32,
         pages_per_seq: places.pages_per_seq as u32,
         window: view.window.map_or(u32::MAX, |w| w as u32),
-        has_sinks: u32::from(view.sinks.is_some()),
+        has_sinks,
         q_stride4: q.stride4("q"),
         scale: 1.0 / (head_dim as f32).sqrt(),
-        padding: 0,
+        n_splits: n_splits as u32,
     };
     let cost = Cost {
         read_bytes: q.bytes() + view.n_positions * (shape.n_head_kv * head_dim * 4) as u64,
-        written_bytes: dst.bytes(),
+        written_bytes: dst.bytes() + partial_bytes,
         flops: view.n_positions * 4 * q.width as u64,
     };
+    let groups = [(n_head / heads_at_once(group)) as u32, q.n_rows as u32, n_splits as u32];
+    op.dispatch(pipeline, groups, &push, cost)?;
+    if n_splits == 1 {
+        return Ok(());
+    }
+    let pipeline = gpu.pipelines.get(&merge(&gpu.tuning, head_dim))?;
+    let mut op = gpu.commands.op();
+    let push = merge::Push {
+        partials: op.reads(view.partials),
+        sinks,
+        dst: op.writes(dst.region),
+        n_splits: n_splits as u32,
+        has_sinks,
+        stride4: dst.stride4("dst"),
+        padding: 0,
+    };
+    let cost = Cost { read_bytes: partial_bytes, written_bytes: dst.bytes(), flops: partial_bytes / 2 };
     op.dispatch(pipeline, [n_head as u32, q.n_rows as u32, 1], &push, cost)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_tokens_with_long_contexts_are_split_within_the_memory_set_aside() {
+        let tuning = Tuning { attention_groups: 160, attention_split: 256, ..Tuning::for_tests() };
+        assert_eq!(n_splits(&tuning, 1, 64, 8, 100), 1);
+        assert_eq!(n_splits(&tuning, 1, 64, 8, 32_768), 20);
+        assert_eq!(n_splits(&tuning, 512, 64, 8, 32_768), 1);
+        for n_tokens in 1..200 {
+            for (n_head, n_head_kv) in [(64, 8), (14, 2), (32, 32), (71, 1), (40, 4)] {
+                let n = n_splits(&tuning, n_tokens, n_head, n_head_kv, 1 << 20);
+                let bytes = n_tokens * n_head * n * (4 + 128) * 4;
+                assert!(
+                    n == 1 || bytes as u64 <= partial_bytes(&tuning, 128),
+                    "{n_tokens} tokens, {n_head}/{n_head_kv}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_workgroup_takes_whole_parts_of_a_group() {
+        let at_once = [1, 2, 7, 8, 12, 16, 71].map(heads_at_once);
+        assert_eq!(at_once, [1, 2, 7, 8, 6, 8, 1]);
+    }
 }

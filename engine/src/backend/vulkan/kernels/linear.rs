@@ -253,27 +253,9 @@ pub(super) fn routing_addresses(
 mod tests {
     use super::*;
 
-    fn tuning() -> Tuning {
-        let tile = MatmulTile { block_rows: 64, block_tokens: 64, thread_rows: 4, thread_tokens: 4 };
-        Tuning {
-            elementwise: 64,
-            norm: 64,
-            attention: 64,
-            route: 64,
-            matvec: 32,
-            matvec_rows: [4, 2],
-            matvec_columns: &[1, 2, 4, 8],
-            matmul_from: 33,
-            matmul: tile,
-            experts_matmul_from: 8,
-            experts: tile,
-            submit_budget: Cost::default(),
-        }
-    }
-
     #[test]
     fn the_prepared_variants_are_those_that_passes_ask_for() {
-        let tuning = tuning();
+        let tuning = Tuning::for_tests();
         for n_batch in [1, 2, 3, 5, 8, 9, 33, 512] {
             let prepared = variants(&tuning, WeightType::Q4_K, n_batch);
             let mut used = Vec::new();
@@ -289,7 +271,7 @@ mod tests {
 
     #[test]
     fn tiles_of_experts_are_wide_enough_for_small_batches() {
-        let tuning = tuning();
+        let tuning = Tuning::for_tests();
         for n in 1..=8 {
             assert!(Method::of_experts(&tuning, n, 128, 8).tile_width() as usize >= n);
         }

@@ -10,6 +10,7 @@ pub mod gather;
 pub mod kv_store;
 pub mod linear;
 pub mod moe_sum;
+pub mod place_heads;
 pub mod rms_norm;
 pub mod rope;
 pub mod route;
@@ -121,7 +122,9 @@ mod tests {
                 Kernel::RmsNorm => rms_norm::Push::members(),
                 Kernel::Rope => rope::Push::members(),
                 Kernel::KvStore => kv_store::Push::members(),
+                Kernel::PlaceHeads => place_heads::Push::members(),
                 Kernel::Attention => attention::Push::members(),
+                Kernel::AttentionMerge => attention::merge::Push::members(),
                 Kernel::Swiglu => swiglu::Push::members(),
                 Kernel::Gather => gather::Push::members(),
                 Kernel::MoeRoute => route::Push::members(),
