@@ -227,6 +227,26 @@ impl Layer {
             linear::record(g, &Product { bias, routing: Some(routing), weighted: true, ..product })
         });
         let (got_hidden, got_output) = (hidden.read(), output.read());
+        if n_tokens == 1 {
+            // The same in one step, onto what is there.
+            let before = random.values(*n_embd);
+            let sum = Matrix::new(gpu, 1, *n_embd, &before);
+            run(gpu, &what, |g| {
+                let bias = biases.as_ref().map(|b| &b[2]);
+                let product = Product::new(hidden.rows(), &down, sum.rows());
+                linear::record(
+                    g,
+                    &Product { bias, routing: Some(routing), weighted: true, accumulate: true, ..product },
+                )
+            });
+            let rows = got_output.chunks_exact(*n_embd);
+            let want: Vec<f64> = (0..*n_embd)
+                .map(|i| f64::from(before[i]) + rows.clone().map(|row| f64::from(row[i])).sum::<f64>())
+                .collect();
+            let tolerance =
+                2e-5 * (1.0 + got_output.iter().fold(0.0, |m, v| f64::from(v.abs()).max(m)) * n_used as f64);
+            assert_close(&format!("{what}, added up"), &sum.read(), &want, |_| tolerance);
+        }
         let pairs = logits.chunks_exact(moe.n_expert).flat_map(|row| choice(row, moe));
         for (pair, (e, weight)) in pairs.enumerate() {
             let x = &x_values[pair / n_used * n_embd..][..*n_embd];

@@ -9,7 +9,7 @@ use engine::gguf::GgmlType;
 use engine::sampler::SamplerParams;
 use engine::scheduler::Scheduler;
 use engine::{BackendChoice, Engine, EngineOptions};
-use support::{Scaling, TinyModel, TinySpec, cosine, tokens};
+use support::{Scaling, TinyExperts, TinyModel, TinySpec, cosine, tokens};
 use vulkan_support::software_device;
 
 const K_MIX: [GgmlType; 3] = [GgmlType::Q4_K, GgmlType::Q5_K, GgmlType::Q6_K];
@@ -50,6 +50,44 @@ fn architectures_and_types_match_f64() {
 }
 
 #[test]
+fn mixtures_of_experts_match_f64() {
+    let mixtral = TinySpec {
+        experts: Some(TinyExperts { n: 5, n_used: 1, n_ff: 96 }),
+        ..TinySpec::new("llama", &[GgmlType::F16, GgmlType::Q8_0])
+    };
+    for (spec, n_batch) in [
+        // A shared expert with its gate; gate and up of different types.
+        (TinySpec::new("qwen2moe", &[GgmlType::Q8_0, GgmlType::F16, GgmlType::Q5_0, GgmlType::Q4_K]), 512),
+        (TinySpec::new("qwen3moe", &[GgmlType::Q4_K]), 512),
+        // Biases, sinks, clamped activation, windows; pieces smaller than the window.
+        (TinySpec { scaling: Scaling::Yarn(8.0, 64), ..TinySpec::new("gpt-oss", &[GgmlType::MXFP4]) }, 16),
+        (mixtral, 512),
+    ] {
+        let model = TinyModel::new(spec);
+        let mut engine = load(&model, 1, n_batch);
+        for n in [1, 2, 9, 70] {
+            check(&model, &mut engine, n);
+        }
+    }
+}
+
+#[test]
+fn the_rest_of_the_weight_types_match_f64() {
+    let types = [GgmlType::Q2_K, GgmlType::Q3_K, GgmlType::IQ4_NL, GgmlType::IQ4_XS, GgmlType::MXFP4];
+    let model = TinyModel::new(TinySpec::new("qwen3", &types));
+    let mut engine = load(&model, 1, 64);
+    for n in [1, 3, 70] {
+        check(&model, &mut engine, n);
+    }
+}
+
+#[test]
+fn layers_with_other_numbers_of_heads_match_f64() {
+    let model = TinyModel::new(TinySpec { layer_heads: vec![(6, 2), (4, 1)], ..TinySpec::new("qwen3", &FLOATS[1..2]) });
+    check(&model, &mut load(&model, 1, 16), 37);
+}
+
+#[test]
 fn shapes_and_rope_variants_match_f64() {
     let base = TinySpec::new("llama", &FLOATS[1..2]);
     for spec in [
@@ -66,9 +104,14 @@ fn shapes_and_rope_variants_match_f64() {
 
 #[test]
 fn sequences_in_one_batch_do_not_see_each_other() {
-    let model = TinyModel::new(TinySpec::new("qwen3", &FLOATS[1..2]));
+    for arch in ["qwen3", "gpt-oss"] {
+        sequences_in_one_batch(&TinyModel::new(TinySpec::new(arch, &FLOATS[1..2])));
+    }
+}
+
+fn sequences_in_one_batch(model: &TinyModel) {
     let prompts: Vec<Vec<u32>> = (0..3).map(|s| tokens(4 + 17 * s, model.n_vocab, 40 + s as u64)).collect();
-    let mut engine = load(&model, 3, 128);
+    let mut engine = load(model, 3, 128);
     // What an earlier sequence left in the slots must not matter.
     engine.prompt_logits(&tokens(90, model.n_vocab, 7)).expect("logits");
     let mut batch = Vec::new();

@@ -27,6 +27,7 @@ layout(push_constant) uniform Push {
 } push;
 
 #include "decode.glsl"
+#include "tiles.glsl"
 
 void decode_matrix(uint m, uint unit, out vec4 w[UNIT4]) {
     if (m == 0) {
@@ -38,6 +39,10 @@ void decode_matrix(uint m, uint unit, out vec4 w[UNIT4]) {
 
 uint x_row(uint pair) {
     return pair / push.n_used;
+}
+
+float x_factor(uint pair) {
+    return 1.0;
 }
 
 void store(uint row, uint expert, uint pair, float sums[N_MATRICES]) {

@@ -5,7 +5,6 @@
 // Rows and pairs beyond the end are read as the last one and not stored.
 // Workgroup x takes rows; y takes a tile: neighbouring tokens, or with groups pairs that chose one expert.
 // The kernel gives `decode_matrix` (a unit of matrix m), `x_row` (the row of x of a pair) and `store`.
-#include "tiles.glsl"
 
 const uint TILE_K = 32;
 const uint TILE_UNITS = TILE_K / (4 * UNIT4);

@@ -2,11 +2,12 @@
 // workgroup computes N_ROWS rows of each matrix for the N_COLS columns of a tile: each weight is read and decoded once
 // for all columns. Its invocations take the units of the rows in turn, so that neighbours read neighbouring 16 bytes;
 // decoded weights stay in registers while x streams past. Without groups, workgroup z takes columns z·N_COLS …; with
-// groups, workgroup x takes tile x, so that neighbours read different experts, and y the rows.
-// The kernel gives `decode_matrix` (a unit of matrix m), `x_row` (the row of x of a pair) and `store`.
+// groups, workgroup x takes tile x, so that neighbours read different experts, and y the rows. With GROUPED = 2 a
+// workgroup goes through all tiles of one token and adds up what they give.
+// The kernel gives `decode_matrix` (a unit of matrix m), `x_row` (the row of x of a pair), `x_factor` (what it is
+// multiplied with if GROUPED = 2) and `store`.
 #extension GL_KHR_shader_subgroup_basic : require
 #extension GL_KHR_shader_subgroup_arithmetic : require
-#include "tiles.glsl"
 
 const uint N_SUMS = N_MATRICES * N_ROWS * N_COLS;
 
@@ -26,35 +27,41 @@ void main() {
     decode_setup();
     uint row0 = gl_WorkGroupID.y * N_ROWS, col0 = gl_WorkGroupID.z * N_COLS;
     Tile tile = Tile(0, col0, min(N_COLS, push.n_tokens - col0));
-    if (GROUPED != 0) {
+    if (GROUPED == 1) {
         tile = expert_tile(gl_WorkGroupID.x);
     } else {
         row0 = (gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x) * N_ROWS;
     }
     if (row0 >= push.n_rows || tile.n == 0) return; // whole workgroups: the grid is an upper bound
 
-    uint row_units[N_ROWS], x_rows[N_COLS];
-    [[unroll]] for (uint r = 0; r < N_ROWS; r++)
-        row_units[r] = (tile.expert * push.n_rows + min(row0 + r, push.n_rows - 1)) * push.n_units;
-    [[unroll]] for (uint c = 0; c < N_COLS; c++) x_rows[c] = x_row(pair_of(tile, c)) * push.x_stride4;
-
     float sums[N_MATRICES * N_ROWS][N_COLS];
     [[unroll]] for (uint r = 0; r < N_MATRICES * N_ROWS; r++)
         [[unroll]] for (uint c = 0; c < N_COLS; c++) sums[r][c] = 0.0;
 
-    for (uint u = gl_LocalInvocationID.x; u < push.n_units; u += WG_SIZE) {
-        vec4 w[N_MATRICES * N_ROWS][UNIT4];
-        [[unroll]] for (uint r = 0; r < N_MATRICES * N_ROWS; r++)
-            decode_matrix(r / N_ROWS, row_units[r % N_ROWS] + u, w[r]);
-        uint start4 = unit_start4(u);
-        [[unroll]] for (uint c = 0; c < N_COLS; c++) {
-            if (!has_column(tile, c)) continue;
-            // All loads of a column first: they are in flight together.
-            vec4 x[UNIT4];
-            [[unroll]] for (uint j = 0; j < UNIT4; j++) x[j] = push.x.v[unit_vec4(x_rows[c] + start4, j)];
-            [[unroll]] for (uint j = 0; j < UNIT4; j++)
-                [[unroll]] for (uint r = 0; r < N_MATRICES * N_ROWS; r++) sums[r][c] = add_dot(sums[r][c], w[r][j], x[j]);
-        }
+    uint n_tiles = GROUPED == 2 ? push.tiles.v[0].x : 1;
+    for (uint i = 0; i < n_tiles; i++) {
+        if (GROUPED == 2) tile = expert_tile(i);
+        float factor = GROUPED == 2 ? x_factor(pair_of(tile, 0)) : 1.0;
+        uint row_units[N_ROWS], x_rows[N_COLS];
+        [[unroll]] for (uint r = 0; r < N_ROWS; r++)
+            row_units[r] = (tile.expert * push.n_rows + min(row0 + r, push.n_rows - 1)) * push.n_units;
+        [[unroll]] for (uint c = 0; c < N_COLS; c++) x_rows[c] = x_row(pair_of(tile, c)) * push.x_stride4;
+
+        for (uint u = gl_LocalInvocationID.x; u < push.n_units; u += WG_SIZE) {
+            vec4 w[N_MATRICES * N_ROWS][UNIT4];
+            [[unroll]] for (uint r = 0; r < N_MATRICES * N_ROWS; r++)
+                decode_matrix(r / N_ROWS, row_units[r % N_ROWS] + u, w[r]);
+            uint start4 = unit_start4(u);
+            [[unroll]] for (uint c = 0; c < N_COLS; c++) {
+                if (!has_column(tile, c)) continue;
+                // All loads of a column first: they are in flight together.
+                vec4 x[UNIT4];
+                [[unroll]] for (uint j = 0; j < UNIT4; j++) x[j] = push.x.v[unit_vec4(x_rows[c] + start4, j)];
+                if (GROUPED == 2) [[unroll]] for (uint j = 0; j < UNIT4; j++) x[j] *= factor;
+                [[unroll]] for (uint j = 0; j < UNIT4; j++)
+                    [[unroll]] for (uint r = 0; r < N_MATRICES * N_ROWS; r++) sums[r][c] = add_dot(sums[r][c], w[r][j], x[j]);
+            }
+    }
     }
 
     [[unroll]] for (uint r = 0; r < N_MATRICES * N_ROWS; r++)

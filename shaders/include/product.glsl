@@ -22,6 +22,7 @@ layout(push_constant) uniform Push {
 } push;
 
 #include "decode.glsl"
+#include "tiles.glsl"
 
 void decode_matrix(uint m, uint unit, out vec4 w[UNIT4]) {
     decode(push.quants, push.high, push.scales, unit, w);
@@ -31,8 +32,21 @@ uint x_row(uint pair) {
     return pair / push.x_share;
 }
 
+float x_factor(uint pair) {
+    return push.factors.v[pair];
+}
+
 void store(uint row, uint expert, uint pair, float sums[N_MATRICES]) {
     float sum = sums[0];
+    if (GROUPED == 2) {
+        // The pairs' weights are in the sum; it belongs to the only token.
+        for (uint i = 0; (push.flags & HAS_BIAS) != 0 && i < push.tiles.v[0].x; i++) {
+            Tile tile = expert_tile(i);
+            sum += push.bias.v[tile.expert * push.bias_stride + row] * push.factors.v[pair_of(tile, 0)];
+        }
+        push.dst.v[row] += sum;
+        return;
+    }
     if ((push.flags & HAS_BIAS) != 0) sum += push.bias.v[expert * push.bias_stride + row];
     if ((push.flags & HAS_FACTORS) != 0) sum *= push.factors.v[pair];
     uint at = pair * push.dst_stride + row;

@@ -1,5 +1,5 @@
-// Which activation rows a workgroup of a product works on: neighbours of a batch (GROUPED = 0), or those that chose one
-// expert (GROUPED = 1). f32_moe_route.comp sorts the batch's pairs (token, slot) by expert and cuts each expert's list
+// Which activation rows a workgroup of a product works on: neighbours of a batch (GROUPED = 0), those that chose one
+// expert (GROUPED = 1), or, of a single token, all of its experts one after the other (GROUPED = 2). f32_moe_route.comp sorts the batch's pairs (token, slot) by expert and cuts each expert's list
 // into tiles; a workgroup takes one, so an expert's weights are read once per tile. A pair is numbered
 // token * n_used + slot; without groups, a pair is a token.
 // Include after the push constants, of which `tiles` and `entries` are used.

@@ -529,9 +529,13 @@ impl Backend for Vulkan {
             }
             swiglu::record(gpu, hidden, up, activation)?;
         }
-        let output = m.pairs(&e.output, m.config.n_embd);
-        let (bias, routing) = (experts.down_bias.as_ref(), Some(routing));
-        let down = Product { bias, routing, weighted: true, ..Product::new(hidden, &experts.down, output) };
+        let (bias, n_tokens) = (experts.down_bias.as_ref(), routing.n_tokens);
+        let output = if n_tokens == 1 { m.rows(Act::X) } else { m.pairs(&e.output, m.config.n_embd) };
+        let down =
+            Product { bias, routing: Some(routing), weighted: true, ..Product::new(hidden, &experts.down, output) };
+        if n_tokens == 1 {
+            return Ok(linear::record(gpu, &Product { accumulate: true, ..down })?);
+        }
         linear::record(gpu, &down)?;
         Ok(moe_sum::record(gpu, output, m.rows(Act::X))?)
     }

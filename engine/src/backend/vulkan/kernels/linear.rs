@@ -48,7 +48,8 @@ pub struct Product<'a> {
     pub bias: Option<&'a Weight>,
     /// `[n_tokens or n_pairs, rows]`.
     pub dst: Rows<'a>,
-    /// Add to `dst` instead of overwriting it.
+    /// Add to `dst` instead of overwriting it. With a routing, of a single token and weighted: add up its pairs onto
+    /// `dst`, `[1, rows]`, which ends the token's experts in one step.
     pub accumulate: bool,
     /// With it, each pair is multiplied with its expert's matrix.
     pub routing: Option<&'a Routing<'a>>,
@@ -155,23 +156,38 @@ pub fn record(gpu: &mut Gpu, product: &Product<'_>) -> Result<(), VulkanError> {
 
 /// Every variant that passes of 1 to `n_batch` tokens use for weights of type `ty`.
 pub fn variants(tuning: &Tuning, ty: WeightType, n_batch: usize) -> Vec<Variant> {
-    Method::all(n_batch, |n| Method::of(tuning, n)).into_iter().map(|m| variant(tuning, ty, m, false)).collect()
+    Method::all(n_batch, |n| Method::of(tuning, n)).into_iter().map(|m| variant(tuning, ty, m, Grouped::No)).collect()
 }
 
-/// The same for the down projections of experts.
+/// The same for the down projections of experts, and that of a single token.
 pub fn expert_variants(tuning: &Tuning, ty: WeightType, methods: &[Method]) -> Vec<Variant> {
-    methods.iter().map(|&m| variant(tuning, ty, m, true)).collect()
+    let single = variant(tuning, ty, SINGLE, Grouped::Token);
+    methods.iter().map(|&m| variant(tuning, ty, m, Grouped::Pairs)).chain([single]).collect()
 }
 
-fn variant(tuning: &Tuning, ty: WeightType, method: Method, grouped: bool) -> Variant {
+/// The method of a single token.
+const SINGLE: Method = Method::Matvec { columns: 1 };
+
+/// What a workgroup multiplies: the kernels' constant.
+#[derive(Clone, Copy, Debug)]
+enum Grouped {
+    /// Tokens with one matrix.
+    No = 0,
+    /// Pairs that chose an expert with its matrix.
+    Pairs = 1,
+    /// All pairs of a token, added up.
+    Token = 2,
+}
+
+fn variant(tuning: &Tuning, ty: WeightType, method: Method, grouped: Grouped) -> Variant {
     match method {
         Method::Matvec { columns } => {
-            let constants = vec![tuning.matvec, tuning.rows_for(columns), columns, u32::from(grouped)];
+            let constants = vec![tuning.matvec, tuning.rows_for(columns), columns, grouped as u32];
             Variant { kernel: Kernel::Matvec(ty), constants }
         }
         Method::Matmul { tile } => {
             let mut constants = tile.constants().to_vec();
-            constants.push(u32::from(grouped));
+            constants.push(grouped as u32);
             Variant { kernel: Kernel::Matmul(ty), constants }
         }
     }
@@ -184,17 +200,35 @@ pub fn record_with(gpu: &mut Gpu, product: &Product<'_>, method: Method) -> Resu
     dst.check("dst");
     let n_matrices = routing.map_or(1, |r| r.n_expert);
     assert_eq!((x.width, dst.width * n_matrices), (weight.cols, weight.rows), "input and output of {}", weight.name);
-    let x_share = routing.filter(|r| x.n_rows == r.n_tokens).map_or(1, |r| r.n_used);
-    assert_eq!(x.n_rows * x_share, dst.n_rows, "tokens of x and dst");
     assert!(routing.is_some() || !weighted, "only pairs have weights");
+    let (grouped, method, x_share, n_pairs) = match routing {
+        None => (Grouped::No, method, 1, dst.n_rows),
+        Some(r) if *accumulate => {
+            assert!(r.n_tokens == 1 && *weighted, "the pairs of a single token can be added up: {r:?}");
+            assert_eq!((x.n_rows, dst.n_rows), (r.n_pairs(), 1), "pairs of x, rows of dst");
+            (Grouped::Token, SINGLE, 1, r.n_pairs())
+        }
+        Some(r) => {
+            let x_share = if x.n_rows == r.n_tokens { r.n_used } else { 1 };
+            (Grouped::Pairs, method, x_share, dst.n_rows)
+        }
+    };
+    if !matches!(grouped, Grouped::Token) {
+        assert_eq!(x.n_rows * x_share, dst.n_rows, "tokens of x and dst");
+    }
     check_padded(weight, *x);
     check_bias(*bias, n_matrices, dst.width);
-    let variant = variant(&gpu.tuning, weight.ty, method, routing.is_some());
+    let variant = variant(&gpu.tuning, weight.ty, method, grouped);
     // The second constant is the number of rows in both kernels.
-    let groups = method.grid(gpu, dst.width, variant.constants[1], x.n_rows, *routing);
+    let rows = variant.constants[1];
+    let groups = match grouped {
+        Grouped::Token => method.grid(gpu, dst.width, rows, 1, None),
+        _ => method.grid(gpu, dst.width, rows, x.n_rows, *routing),
+    };
     let pipeline = gpu.pipelines.get(&variant)?;
     let mut op = gpu.commands.op();
-    let [tiles, entries, factors] = routing_addresses(&mut op, *routing, method, dst.n_rows);
+    let method = if matches!(grouped, Grouped::Token) { routing.map_or(method, |r| r.method) } else { method };
+    let [tiles, entries, factors] = routing_addresses(&mut op, *routing, method, n_pairs);
     let push = Push {
         quants: weight.quants,
         high: weight.high,
@@ -220,7 +254,7 @@ pub fn record_with(gpu: &mut Gpu, product: &Product<'_>, method: Method) -> Resu
     let cost = Cost {
         read_bytes: (n_active * dst.width) as u64 * weight.row_bytes() + x.bytes(),
         written_bytes: dst.bytes(),
-        flops: 2 * (dst.n_rows * dst.width * weight.cols) as u64,
+        flops: 2 * (n_pairs * dst.width * weight.cols) as u64,
     };
     op.dispatch(pipeline, groups, &push, cost)
 }
@@ -260,7 +294,7 @@ mod tests {
             let prepared = variants(&tuning, WeightType::Q4_K, n_batch);
             let mut used = Vec::new();
             for n in 1..=n_batch {
-                let variant = variant(&tuning, WeightType::Q4_K, Method::of(&tuning, n), false);
+                let variant = variant(&tuning, WeightType::Q4_K, Method::of(&tuning, n), Grouped::No);
                 if !used.contains(&variant) {
                     used.push(variant);
                 }
