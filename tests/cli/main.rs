@@ -5,10 +5,12 @@
 
 mod files;
 mod golden;
+mod perplexity;
 mod protocols;
 mod python;
 mod real_model;
 mod run;
+mod synth;
 mod tiny;
 mod tools;
 mod usage;
