@@ -43,10 +43,11 @@ fn a_model_is_written_shown_and_run() {
 #[test]
 fn shards_are_written_and_any_opens_the_model() {
     let dir = tempfile::tempdir().unwrap();
-    let whole = synth(dir.path(), "whole.gguf", &["--like", "qwen2.5-coder-0.5b"]);
-    let parts = dir.path().join("parts.gguf");
-    let args = ["synth", "--like", "qwen2.5-coder-0.5b", "--layers", "2", "--vocab-size", "600", "--shrink", "8"];
-    let out = aimo(args.into_iter().chain(["--split-max-size", "1M", "-o", parts.to_str().unwrap()])).ok();
+    let like =
+        ["synth", "--like", "qwen2.5-coder-0.5b", "--layers", "2", "--vocab-size", "4000", "--shrink", "2", "-o"];
+    let (whole, parts) = (dir.path().join("whole.gguf"), dir.path().join("parts.gguf"));
+    aimo(like.into_iter().chain([whole.to_str().unwrap()])).ok();
+    let out = aimo(like.into_iter().chain([parts.to_str().unwrap(), "--split-max-size", "1M"])).ok();
     let files: Vec<&str> = out.lines().collect();
     assert!(files.len() >= 2 && files[0].ends_with(&format!("parts-00001-of-{:05}.gguf", files.len())), "{out}");
     let logits =

@@ -171,6 +171,11 @@ fn shape(options: &SynthOptions) -> Result<Target, SynthError> {
     shape.n_embd = divided(t.n_embd, shrink);
     shape.n_ff = divided(t.n_ff, shrink);
     shape.n_head_kv = (t.n_head_kv / shrink).max(1);
+    let q_dim = |n_head_kv: usize| n_head_kv * t.group() * t.head_dim;
+    // As for the widths: whole blocks of 256 where there were such.
+    while q_dim(t.n_head_kv).is_multiple_of(256) && !q_dim(shape.n_head_kv).is_multiple_of(256) {
+        shape.n_head_kv += 1;
+    }
     shape.n_head = shape.n_head_kv * t.group();
     match (&mut shape.moe, options.n_expert) {
         (None, None) => {}
