@@ -12,6 +12,8 @@ use engine::model::Config;
 use engine::synth::Plan;
 use engine::tokenizer::Tokenizer;
 use serde_json::{Value, json};
+use solver::Protocol;
+use solver::protocol::Choice;
 
 use crate::args::at_least_one;
 use crate::commands::synth::LikeArgs;
@@ -76,6 +78,7 @@ struct Summary<'h> {
     runnable: Option<Runnable>,
     tokenizer: Option<Tokenizer>,
     has_template: bool,
+    protocol: Choice,
     problems: Vec<String>,
 }
 
@@ -152,7 +155,8 @@ impl<'h> Summary<'h> {
         let runnable = runnable.map_err(|e| problems.push(e.to_string())).ok();
         let tokenizer = Tokenizer::from_gguf(metadata).map_err(|e| problems.push(e.to_string())).ok();
         let has_template = metadata.value("tokenizer.chat_template").is_some();
-        Summary { header, types, runnable, tokenizer, has_template, problems }
+        let protocol = Protocol::of_model(metadata);
+        Summary { header, types, runnable, tokenizer, has_template, protocol, problems }
     }
 
     fn text(&self, key: &str) -> &str {
@@ -191,6 +195,7 @@ impl<'h> Summary<'h> {
             line("tokenizer", format!("{}, {} tokens", t.pre_tokenizer(), t.n_vocab()));
         }
         line("chat template", if self.has_template { "yes" } else { "no" }.to_owned());
+        line("tool protocol", format!("{} ({})", self.protocol.protocol, self.protocol.reason));
         for problem in &self.problems {
             line("can't be run", problem.clone());
         }
@@ -229,6 +234,8 @@ impl<'h> Summary<'h> {
             "pre_tokenizer": self.tokenizer.as_ref().map(Tokenizer::pre_tokenizer),
             "n_vocab": self.tokenizer.as_ref().map(Tokenizer::n_vocab),
             "chat_template": self.has_template,
+            "protocol": self.protocol.protocol.name(),
+            "protocol_reason": self.protocol.reason,
             "problems": self.problems,
         });
         if let (Some(runnable), Value::Object(map)) = (&self.runnable, &mut value) {

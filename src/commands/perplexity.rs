@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use engine::EngineOptions;
-use engine::perplexity::Perplexity;
+use engine::perplexity::{MIN_CHUNK, Perplexity};
 use serde_json::json;
 
 use crate::args::{DeviceArgs, at_least_one};
@@ -28,7 +28,7 @@ pub struct Args {
     #[arg(short, long, value_name = "FILE")]
     file: PathBuf,
     /// Tokens per chunk; the first half of each is context, the second is predicted
-    #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = at_least_one)]
+    #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = chunk)]
     ctx_size: usize,
     /// Most chunks to compute
     #[arg(long, value_name = "N", value_parser = at_least_one)]
@@ -108,6 +108,14 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
         }
     }
     Ok(())
+}
+
+/// A chunk in which something is predicted.
+fn chunk(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(n) if n >= MIN_CHUNK => Ok(n),
+        _ => Err(format!("must be a whole number of at least {MIN_CHUNK}")),
+    }
 }
 
 fn too_short(file: &Path, found: usize, chunk: usize) -> Failure {

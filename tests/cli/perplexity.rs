@@ -30,13 +30,19 @@ fn perplexity_of_a_text() {
         let other = run(args);
         assert!((perplexity(&other) / perplexity(&one) - 1.0).abs() < 2e-3, "{other} and {one}");
     }
-    assert_eq!(run(&["-c", "64", "--chunks", "2"])["n_chunks"], 2);
+    let two = run(&["-c", "64", "--chunks", "2"]);
+    assert_eq!(two["n_chunks"], 2);
+    if aimo(["devices", "--json"]).json()["vulkan"].as_array().is_some_and(|devices| !devices.is_empty()) {
+        let args = ["perplexity", "-m", m, "-f", f, "--backend", "vulkan", "--json", "-c", "64", "--chunks", "2"];
+        let other = aimo(args).json();
+        assert!((perplexity(&other) / perplexity(&two) - 1.0).abs() < 5e-3, "{other} and {two}");
+    }
     let done = aimo(["perplexity", "-m", m, "-f", f, "-c", "64", "--chunks", "2", "--backend", "cpu"]).ok();
     assert!(done.starts_with("Final estimate: PPL = ") && done.contains(" +/- "), "{done}");
     aimo(["perplexity", "-m", m, "-f", f, "-c", "4096"]).fails_naming(&["8192", "-c", "next:"]);
     std::fs::write(&text, "").unwrap();
     aimo(["perplexity", "-m", m, "-f", f]).fails_naming(&["0 tokens", "next:"]);
-    aimo(["perplexity", "-m", m, "-f", f, "-c", "3"]).fails_naming(&["next:"]);
+    aimo(["perplexity", "-m", m, "-f", f, "-c", "3"]).refuses_usage("at least 4");
     aimo(["perplexity", "-m", m, "-f", "/nowhere/t"]).fails_naming(&["/nowhere/t", "next:"]);
     aimo(["perplexity", "-m", m]).refuses_usage("--file");
 }

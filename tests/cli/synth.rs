@@ -23,6 +23,7 @@ fn a_model_is_written_shown_and_run() {
     assert_eq!(info["name"], "qwen3-0.6b (random weights)");
     assert_eq!((&info["n_layer"], &info["n_vocab"]), (&2.into(), &600.into()));
     assert_eq!(info["types"]["Q8_0"]["tensors"], 15);
+    assert_eq!((&info["protocol"], &info["pre_tokenizer"]), (&"hermes".into(), &"qwen2".into()));
     assert_eq!(info["file_bytes"], model.metadata().unwrap().len());
     assert_eq!(info["problems"], serde_json::json!([]));
     let bytes = |key: &str| info["memory"][key].as_u64().unwrap();
@@ -67,6 +68,7 @@ fn plans_need_no_file() {
     let dir = tempfile::tempdir().unwrap();
     let info = aimo(["info", "--like", "gpt-oss-120b", "-c", "32768", "--json"]).json();
     assert_eq!(info["planned"], true);
+    assert_eq!(info["protocol"], "harmony");
     assert_eq!(info["n_params"], 116_829_156_672u64);
     assert_eq!(info["kv_bytes_per_token"], 36_864);
     assert_eq!(info["types"]["MXFP4"]["tensors"], 108);
