@@ -10,9 +10,7 @@ use engine::chat::harmony::ReasoningEffort;
 use engine::sampler::SamplerParams;
 use solver::Protocol;
 
-use crate::commands::{
-    bench, devices, generate, info, kernels, logits, perplexity, python, run, synth, tokenize,
-};
+use crate::commands::{bench, devices, generate, info, kernels, logits, perplexity, python, run, synth, tokenize};
 
 /// Solves olympiad-level maths problems with a local language model, offline, in one program.
 #[derive(Debug, Parser)]

@@ -60,7 +60,7 @@ impl Failure {
             GgufError::Io(_) => "check that the file can be read",
             GgufError::ShardName { .. } => "give the file the name that it was published under",
             GgufError::MissingShard { .. } => "fetch the missing shard into the same folder",
-            GgufError::ShardKey { .. } | GgufError::TensorInTwoShards { .. } | GgufError::ShardTensors { .. } => {
+            GgufError::ShardKey(_) | GgufError::TensorInTwoShards { .. } | GgufError::ShardTensors { .. } => {
                 "fetch the shards again, all of the same model"
             }
             GgufError::UnsupportedTensorType { .. } => {

@@ -117,8 +117,8 @@ pub enum GgufError {
     #[error("shard `{name}`: {error}")]
     Shard { name: String, error: Box<GgufError> },
     /// A shard that doesn't fit its name or the other shards.
-    #[error("shard `{name}`: the key `{key}` is {found}; expected {expected}")]
-    ShardKey { name: String, key: String, found: String, expected: String },
+    #[error("{0}")]
+    ShardKey(Box<ShardMismatch>),
     /// A tensor that two shards hold.
     #[error("the tensor `{tensor}` is in two shards, `{first}` and `{second}`")]
     TensorInTwoShards { tensor: String, first: String, second: String },
@@ -130,6 +130,17 @@ pub enum GgufError {
         "{file} changed while it was open: {opened_bytes} bytes then, {now_bytes} now; keep the file as it is and start again"
     )]
     Changed { file: String, opened_bytes: u64, now_bytes: u64 },
+}
+
+/// A key by which a shard doesn't fit its name or the other shards.
+#[derive(Debug, thiserror::Error)]
+#[error("shard `{name}`: the key `{key}` is {found}; expected {expected}")]
+#[allow(missing_docs, reason = "the fields are named and the message says what they are")]
+pub struct ShardMismatch {
+    pub name: String,
+    pub key: String,
+    pub found: String,
+    pub expected: String,
 }
 
 impl GgufError {

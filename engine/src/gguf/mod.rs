@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-pub use error::GgufError;
+pub use error::{GgufError, ShardMismatch};
 pub use header::{
     DEFAULT_ALIGNMENT, Header, MAX_ALIGNMENT, MAX_ARRAY_LEN, MAX_HEADER_BYTES, MAX_KEY_BYTES, MAX_KEYS,
     MAX_TENSOR_NAME_BYTES, MAX_TENSORS, TensorInfo,

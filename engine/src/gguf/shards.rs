@@ -11,7 +11,7 @@ use std::fmt;
 use std::path::Path;
 
 use super::MappedFile;
-use super::error::GgufError;
+use super::error::{GgufError, ShardMismatch};
 use super::header::{Header, MAX_TENSORS};
 use super::metadata::Metadata;
 
@@ -149,7 +149,7 @@ impl Set {
         let Some(split) = Split::of(&header.metadata).map_err(within)? else {
             let (key, found) = (KEY_COUNT.to_owned(), "absent or 1".to_owned());
             let expected = format!("{} (it is no shard, or one of another set)", self.count);
-            return Err(GgufError::ShardKey { name: name.to_string(), key, found, expected });
+            return Err(mismatch(ShardMismatch { name: name.to_string(), key, found, expected }));
         };
         expect(name, KEY_COUNT, split.count, self.count, "as in the other shards")?;
         expect(name, KEY_NO, split.no, name.no, "as its name says: it is a copy of another shard, or misnamed")?;
@@ -195,12 +195,12 @@ fn agree(name: &ShardName, first: &Metadata, other: &Metadata) -> Result<(), Ggu
             continue;
         }
         if let Some(expected) = first.value(key).filter(|expected| *expected != found) {
-            return Err(GgufError::ShardKey {
+            return Err(mismatch(ShardMismatch {
                 name: name.to_string(),
                 key: key.to_owned(),
                 found: found.to_string(),
                 expected: format!("{expected}, as in the first shard: it belongs to another model"),
-            });
+            }));
         }
     }
     Ok(())
@@ -216,12 +216,16 @@ fn expect<T: PartialEq + fmt::Display>(
     if found == expected {
         return Ok(());
     }
-    Err(GgufError::ShardKey {
+    Err(mismatch(ShardMismatch {
         name: name.to_string(),
         key: key.to_owned(),
         found: found.to_string(),
         expected: format!("{expected}, {why}"),
-    })
+    }))
+}
+
+fn mismatch(mismatch: ShardMismatch) -> GgufError {
+    GgufError::ShardKey(Box::new(mismatch))
 }
 
 #[cfg(test)]
