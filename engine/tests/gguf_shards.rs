@@ -99,7 +99,7 @@ fn shards_end_before_they_grow_too_large() {
     assert_eq!(sizes(2 * BYTES), [2, 2, 2, 1]);
     assert_eq!(sizes(2 * BYTES - 1), [1; 7]);
     assert_eq!(sizes(1), [1; 7], "a tensor that is larger than the limit has a shard of its own");
-    assert_eq!(GgufWriter::new().shards(1), [0..0]);
+    assert_eq!(GgufWriter::new().shards(1).len(), 1, "a file without tensors");
 }
 
 #[test]

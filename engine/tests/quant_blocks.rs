@@ -15,7 +15,7 @@ struct Golden {
     /// Σ (i + 1) · w[i], which no two elements can be swapped in unseen.
     weighted_sum: f64,
     /// Weights at 0, 1/7, … 7/7 of the way.
-    picked: [f32; 8],
+    picked: [f64; 8],
 }
 
 const GOLDEN: [Golden; 14] = [
@@ -237,7 +237,7 @@ fn known_blocks() {
     for g in &GOLDEN {
         let bytes = golden_bytes(g.ty, (64 / g.ty.block_len()).max(2));
         let w = decode(g.ty, &bytes);
-        let picked: [f32; 8] = std::array::from_fn(|i| w[i * (w.len() - 1) / 7]);
+        let picked: [f64; 8] = std::array::from_fn(|i| f64::from(w[i * (w.len() - 1) / 7]));
         for (i, (found, expected)) in picked.iter().zip(&g.picked).enumerate() {
             assert!((found - expected).abs() <= 1e-6 * expected.abs(), "{} {i}: {found}, not {expected}", g.ty);
         }

@@ -197,7 +197,7 @@ fn put_up(bytes: &mut [u8], at: usize, d: f32) -> f32 {
 fn put(bytes: &mut [u8], from: usize, n: usize, value: u32) {
     for i in 0..n {
         let (byte, bit) = ((from + i) / 8, (from + i) % 8);
-        bytes[byte] = bytes[byte] & !(1 << bit) | (value >> i & 1) as u8 * (1 << bit);
+        bytes[byte] = bytes[byte] & !(1 << bit) | (((value >> i & 1) as u8) << bit);
     }
 }
 
