@@ -10,7 +10,7 @@ use engine::chat::harmony::ReasoningEffort;
 use engine::sampler::SamplerParams;
 use solver::Protocol;
 
-use crate::commands::{bench, devices, generate, info, kernels, logits, python, run, tokenize};
+use crate::commands::{bench, devices, generate, info, kernels, logits, perplexity, python, run, synth, tokenize};
 
 /// Solves olympiad-level maths problems with a local language model, offline, in one program.
 #[derive(Debug, Parser)]
@@ -40,7 +40,7 @@ pub enum Command {
     Run(Box<run::Args>),
     /// Continue a text, or answer a message with --chat
     Generate(Box<generate::Args>),
-    /// Show what a model file holds
+    /// Show what a model is and takes: parameters, bytes per token, memory; also of one that isn't there
     Info(info::Args),
     /// Show the tokens of a text
     Tokenize(tokenize::Args),
@@ -48,6 +48,10 @@ pub enum Command {
     Logits(logits::Args),
     /// Measure prompt and generation speed, memory bandwidth and peak memory
     Bench(bench::Args),
+    /// Measure how well a model predicts a text
+    Perplexity(perplexity::Args),
+    /// Write a model of random weights with the shapes and types of a published one
+    Synth(synth::Args),
     /// List the devices that a model can run on
     Devices(devices::Args),
     /// List the compute kernels and what a driver makes of them, also for a chip that is not here

@@ -58,6 +58,11 @@ impl Failure {
                 "check the path; `cargo xtask models` fetches a model into the cache directory"
             }
             GgufError::Io(_) => "check that the file can be read",
+            GgufError::ShardName { .. } => "give the file the name that it was published under",
+            GgufError::MissingShard { .. } => "fetch the missing shard into the same folder",
+            GgufError::ShardKey(_) | GgufError::TensorInTwoShards { .. } | GgufError::ShardTensors { .. } => {
+                "fetch the shards again, all of the same model"
+            }
             GgufError::UnsupportedTensorType { .. } => {
                 "use a quantisation with the supported types, e.g. Q4_K_M or Q8_0"
             }

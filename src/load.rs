@@ -40,6 +40,7 @@ pub fn load(args: &ModelArgs, n_seq: usize, quiet: bool) -> Result<Engine, Failu
         n_ctx: args.ctx_size,
         n_seq,
         n_batch: args.batch_size,
+        n_outputs: 0,
         n_threads: args.threads,
         exact: args.device.exact,
         validation: args.device.validation,

@@ -30,6 +30,8 @@ fn main() -> ExitCode {
         Command::Tokenize(args) => commands::tokenize::run(&args, &mut out),
         Command::Logits(args) => commands::logits::run(&args, quiet, &mut out),
         Command::Bench(args) => commands::bench::run(&args, quiet, &mut out),
+        Command::Perplexity(args) => commands::perplexity::run(&args, quiet, &mut out),
+        Command::Synth(args) => commands::synth::run(&args, quiet, &mut out),
         Command::Devices(args) => commands::devices::run(&args, &mut out),
         Command::Kernels(args) => commands::kernels::run(&args, quiet, &mut out),
         Command::Python(args) => commands::python::run(&args, quiet, &mut out),

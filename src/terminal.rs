@@ -64,6 +64,58 @@ impl ByteProgress {
     }
 }
 
+/// Progress of a step that has a known number of parts, with a value that is shown as it grows.
+pub struct CountProgress {
+    sink: CountSink,
+    what: String,
+    started: Instant,
+}
+
+enum CountSink {
+    Bar(ProgressBar),
+    Lines { last: Instant },
+    Hidden,
+}
+
+impl CountProgress {
+    /// Begins to show the progress of `n` parts, each called `what`.
+    pub fn new(what: &str, n: usize, quiet: bool) -> CountProgress {
+        let sink = if quiet {
+            CountSink::Hidden
+        } else if std::io::stderr().is_terminal() {
+            let style = ProgressStyle::with_template("{prefix} {pos}/{len} {wide_bar} {msg}  left {eta}")
+                .expect("the template is a constant");
+            CountSink::Bar(ProgressBar::new(n as u64).with_style(style).with_prefix(what.to_owned()))
+        } else {
+            CountSink::Lines { last: Instant::now() }
+        };
+        CountProgress { sink, what: what.to_owned(), started: Instant::now() }
+    }
+
+    /// Shows that `done` of `n` parts are there, and the value so far.
+    pub fn set(&mut self, done: usize, n: usize, value: &str) {
+        match &mut self.sink {
+            CountSink::Bar(bar) => {
+                bar.set_message(value.to_owned());
+                bar.set_position(done as u64);
+            }
+            CountSink::Lines { last } if last.elapsed() >= LINE_INTERVAL => {
+                *last = Instant::now();
+                let left = self.started.elapsed().as_secs_f64() / done.max(1) as f64 * (n - done) as f64;
+                eprintln!("{} {done} of {n}: {value}, left {}", self.what, clock_text(left as u64));
+            }
+            CountSink::Lines { .. } | CountSink::Hidden => {}
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn finish(self) {
+        if let CountSink::Bar(bar) = self.sink {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 /// 1 234 567 bytes as `1.2 MB`.
 pub fn bytes_text(bytes: u64) -> String {
     match bytes {

@@ -36,6 +36,8 @@ pub struct EngineOptions {
     pub n_seq: usize,
     /// Most tokens in one pass.
     pub n_batch: usize,
+    /// Most tokens of a pass whose logits are wanted; 0 for one per sequence.
+    pub n_outputs: usize,
     /// CPU threads; 0 for one per core.
     pub n_threads: usize,
     /// Keep activations in f32 in products with quantised weights (the Vulkan backend always does).
@@ -55,6 +57,7 @@ impl Default for EngineOptions {
             n_ctx: 0,
             n_seq: 1,
             n_batch: 512,
+            n_outputs: 0,
             n_threads: 0,
             exact: false,
             validation: false,
@@ -88,7 +91,7 @@ impl Engine {
     pub fn load(path: &Path, options: &EngineOptions, progress: &mut dyn FnMut(u64, u64)) -> Result<Engine, Error> {
         let gguf = Box::new(GgufFile::open(path)?);
         let config = Config::from_gguf(&gguf)?;
-        let plan = plan(&gguf, &config)?;
+        let plan = plan(gguf.header(), &config)?;
         let rope = RopeTable::new(&config, rope_factors(&gguf, &config)?.as_deref());
         let tokenizer = Tokenizer::from_gguf(gguf.metadata())?;
         let chat_template = ChatTemplate::from_gguf(gguf.metadata(), &tokenizer)?;
@@ -96,9 +99,10 @@ impl Engine {
             0 => config.n_ctx_train.min(DEFAULT_CONTEXT),
             n => n,
         };
-        let n_batch = options.n_batch.clamp(1, n_ctx.max(options.n_seq));
         let n_seq = options.n_seq.max(1);
-        let limits = Limits { n_batch, n_outputs: n_seq.min(n_batch), n_seq, n_ctx };
+        let n_batch = options.n_batch.clamp(1, n_ctx.saturating_mul(n_seq));
+        let n_outputs = if options.n_outputs == 0 { n_seq } else { options.n_outputs };
+        let limits = Limits { n_batch, n_outputs: n_outputs.min(n_batch), n_seq, n_ctx };
         let (total, bytes_per_token) = (plan.bytes(), plan.bytes_per_token(&config));
         let kv = KvPages::new(KvLayout::new(&config, &limits));
         let mut progress = |done| progress(done, total);
@@ -175,6 +179,11 @@ impl Engine {
     /// Most tokens in one pass.
     pub fn n_batch(&self) -> usize {
         self.limits.n_batch
+    }
+
+    /// Most tokens of a pass whose logits are wanted.
+    pub fn n_outputs(&self) -> usize {
+        self.limits.n_outputs
     }
 
     /// Weight bytes that decoding one token reads.

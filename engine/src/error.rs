@@ -58,6 +58,24 @@ pub enum RequestError {
     /// The backend has no kernels for mixtures of experts.
     #[error("this backend can't run mixtures of experts")]
     NoExperts,
+    /// A chunk of a text that leaves nothing to predict.
+    #[error("a chunk of {found} tokens is too short for a perplexity; the least is {least}")]
+    ChunkTooShort {
+        /// Tokens per chunk.
+        found: usize,
+        /// Tokens that it must have.
+        least: usize,
+    },
+    /// A text that is too short for a perplexity.
+    #[error("the text has {found} tokens; a perplexity in chunks of {chunk} needs at least {least}")]
+    TextTooShort {
+        /// Tokens of the text.
+        found: usize,
+        /// Tokens that it must have.
+        least: usize,
+        /// Tokens per chunk.
+        chunk: usize,
+    },
     /// The logits are not numbers: the model or a kernel is broken.
     #[error("the model gave logits that are not finite at position {position}")]
     NotFinite {

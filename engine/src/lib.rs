@@ -7,12 +7,15 @@ pub mod backend;
 pub mod chat;
 mod engine;
 mod error;
+pub mod footprint;
 pub mod gguf;
 pub mod kv;
 pub mod model;
+pub mod perplexity;
 pub mod quant;
 pub mod sampler;
 pub mod scheduler;
+pub mod synth;
 pub mod tokenizer;
 
 pub use engine::{BackendChoice, DEFAULT_CONTEXT, Engine, EngineOptions};

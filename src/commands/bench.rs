@@ -169,6 +169,7 @@ fn measure_model(
         n_seq: tests.iter().map(|t| t.n_parallel).max().unwrap_or(1),
         // A step of generation is one pass.
         n_batch: tests.iter().map(|t| t.n_parallel).fold(args.batch_size, usize::max),
+        n_outputs: 0,
         n_threads: threads,
         exact: args.device.exact,
         validation: args.device.validation,

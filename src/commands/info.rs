@@ -1,13 +1,22 @@
-//! `aimo-engine info`: what a model file holds, from its header alone.
+//! `aimo-engine info`: what a model is and takes, from its header alone; also of a model that isn't there (`--like`).
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 
-use engine::gguf::{GgmlType, GgufFile};
+use engine::DEFAULT_CONTEXT;
+use engine::backend::Limits;
+use engine::footprint::{Footprint, Memory};
+use engine::gguf::{GgmlType, Header};
 use engine::model::Config;
-use serde_json::json;
+use engine::synth::Plan;
+use engine::tokenizer::Tokenizer;
+use serde_json::{Value, json};
+use solver::Protocol;
+use solver::protocol::Choice;
 
+use crate::args::at_least_one;
+use crate::commands::synth::LikeArgs;
 use crate::failure::Failure;
 use crate::load;
 use crate::terminal::bytes_text;
@@ -15,122 +24,313 @@ use crate::terminal::bytes_text;
 /// Arguments of `info`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// GGUF file
-    #[arg(value_name = "MODEL", required_unless_present = "model_flag")]
+    /// GGUF file; of a model in several shards, any
+    #[arg(value_name = "MODEL", required_unless_present_any = ["model_flag", "like"])]
     model: Option<PathBuf>,
     /// The same, as a flag
     #[arg(short, long = "model", value_name = "FILE", conflicts_with = "model")]
     model_flag: Option<PathBuf>,
+    #[command(flatten)]
+    sizes: SizeArgs,
     /// One JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    like: LikeArgs,
+}
+
+/// What memory is computed for.
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct SizeArgs {
+    /// Compute the memory for sequences of this many tokens; 0 = as trained, at most 4096
+    #[arg(short, long, value_name = "N", default_value_t = 0)]
+    ctx_size: usize,
+    /// Compute the memory for this many sequences at once
+    #[arg(long, visible_alias = "np", value_name = "N", default_value_t = 1, value_parser = at_least_one)]
+    parallel: usize,
+    /// Compute the memory for passes of this many tokens
+    #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = at_least_one)]
+    batch_size: usize,
+}
+
+impl SizeArgs {
+    fn limits(&self, config: &Config) -> Limits {
+        let n_ctx = match self.ctx_size {
+            0 => config.n_ctx_train.min(DEFAULT_CONTEXT),
+            n => n,
+        };
+        Limits { n_batch: self.batch_size, n_outputs: self.parallel.min(self.batch_size), n_seq: self.parallel, n_ctx }
+    }
+}
+
+/// Where a header comes from.
+struct Source {
+    files: Vec<(String, Option<u64>)>,
+    version: u32,
+    bytes: u64,
+    is_planned: bool,
 }
 
 /// What is shown; `None` where the file can't be run and `problems` says why.
-struct Summary {
-    architecture: String,
-    name: String,
-    n_params: u64,
+struct Summary<'h> {
+    header: &'h Header,
     types: BTreeMap<GgmlType, (u64, u64)>,
-    config: Option<Config>,
-    tokenizer: Option<(String, usize)>,
+    runnable: Option<Runnable>,
+    tokenizer: Option<Tokenizer>,
     has_template: bool,
+    protocol: Choice,
     problems: Vec<String>,
+}
+
+/// What only a model that can be run has.
+struct Runnable {
+    config: Config,
+    footprint: Footprint,
+    limits: Limits,
+    memory: Memory,
 }
 
 /// Runs the command. A sound file that can't be run is shown, with the reason; a damaged one is an error.
 pub fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure> {
-    let path = args.model.as_ref().or(args.model_flag.as_ref());
-    let path = path.ok_or_else(|| Failure::Usage("give a model file".to_owned()))?;
+    let Some(path) = args.model.as_ref().or(args.model_flag.as_ref()) else {
+        let plan = args.like.plan(0)?;
+        let name = vec![PathBuf::from(format!("{}.gguf", plan.target.name))];
+        return show_planned(&plan, &name, &args.sizes, args.json, out);
+    };
+    if args.like.is_given() {
+        return Err(Failure::Usage("give a model file or --like, not both".to_owned()));
+    }
     let file = load::open(path)?;
-    let summary = summarise(&file);
-    if args.json { write_json(&file, &summary, out) } else { write_text(&file, &summary, out) }
+    let files = file.files().map(|(path, bytes)| (path.display().to_string(), Some(bytes))).collect();
+    let source = Source { files, version: file.version(), bytes: file.file_bytes(), is_planned: false };
+    show(&source, &Summary::new(file.header(), &args.sizes), args.json, out)
 }
 
-fn summarise(file: &GgufFile) -> Summary {
-    let metadata = file.metadata();
-    let text = |key: &str| metadata.opt_str(key).ok().flatten().unwrap_or_default().to_owned();
-    let mut types: BTreeMap<GgmlType, (u64, u64)> = BTreeMap::new();
-    for tensor in file.tensors() {
-        let (count, bytes) = types.entry(tensor.ty).or_default();
-        *count += 1;
-        *bytes += tensor.bytes;
+/// Shows a model that `synth` would write.
+pub fn show_plan(plan: &Plan, files: &[PathBuf], as_json: bool, out: &mut impl Write) -> Result<(), Failure> {
+    let sizes = SizeArgs { ctx_size: 0, parallel: 1, batch_size: 512 };
+    show_planned(plan, files, &sizes, as_json, out)
+}
+
+fn show_planned(
+    plan: &Plan,
+    files: &[PathBuf],
+    sizes: &SizeArgs,
+    as_json: bool,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    let header = plan.header();
+    let files = files.iter().map(|f| (f.display().to_string(), None)).collect();
+    let source = Source { files, version: header.version, bytes: plan.file_bytes(), is_planned: true };
+    show(&source, &Summary::new(&header, sizes), as_json, out)
+}
+
+fn show(source: &Source, summary: &Summary<'_>, as_json: bool, out: &mut impl Write) -> Result<(), Failure> {
+    if as_json {
+        writeln!(out, "{:#}", summary.json(source))?;
+        return Ok(());
     }
-    let mut problems = Vec::new();
-    let config = Config::from_gguf(file).map_err(|e| problems.push(e.to_string())).ok();
-    let tokenizer = engine::tokenizer::Tokenizer::from_gguf(metadata)
-        .map(|t| (t.pre_tokenizer().to_owned(), t.n_vocab()))
-        .map_err(|e| problems.push(e.to_string()))
-        .ok();
-    Summary {
-        architecture: text("general.architecture"),
-        name: text("general.name"),
-        n_params: file.tensors().iter().map(|t| t.dims.iter().product::<u64>()).sum(),
-        types,
-        config,
-        tokenizer,
-        has_template: metadata.value("tokenizer.chat_template").is_some(),
-        problems,
+    for (name, value) in summary.lines(source) {
+        writeln!(out, "{name:<16} {value}")?;
+    }
+    Ok(())
+}
+
+impl<'h> Summary<'h> {
+    fn new(header: &'h Header, sizes: &SizeArgs) -> Summary<'h> {
+        let metadata = &header.metadata;
+        let mut types: BTreeMap<GgmlType, (u64, u64)> = BTreeMap::new();
+        for tensor in &header.tensors {
+            let (count, bytes) = types.entry(tensor.ty).or_default();
+            *count += 1;
+            *bytes += tensor.bytes;
+        }
+        let mut problems = Vec::new();
+        let runnable = Config::from_header(header).and_then(|config| {
+            let footprint = Footprint::new(header, &config)?;
+            let limits = sizes.limits(&config);
+            let memory = footprint.memory(&config, &limits);
+            Ok(Runnable { config, footprint, limits, memory })
+        });
+        let runnable = runnable.map_err(|e| problems.push(e.to_string())).ok();
+        let tokenizer = Tokenizer::from_gguf(metadata).map_err(|e| problems.push(e.to_string())).ok();
+        let has_template = metadata.value("tokenizer.chat_template").is_some();
+        let protocol = Protocol::of_model(metadata);
+        Summary { header, types, runnable, tokenizer, has_template, protocol, problems }
+    }
+
+    fn text(&self, key: &str) -> &str {
+        self.header.metadata.opt_str(key).ok().flatten().unwrap_or_default()
+    }
+
+    /// Weights of all tensors, whether the model can be run or not.
+    fn n_params(&self) -> u64 {
+        self.header.tensors.iter().map(|t| t.dims.iter().product::<u64>()).sum()
+    }
+
+    fn lines(&self, source: &Source) -> Vec<(&'static str, String)> {
+        let mut lines = Vec::new();
+        let mut line = |name: &'static str, value: String| lines.push((name, value));
+        for (i, (name, bytes)) in source.files.iter().enumerate() {
+            let size =
+                bytes.filter(|_| source.files.len() > 1).map_or(String::new(), |b| format!(", {}", bytes_text(b)));
+            let label = match i {
+                0 if source.is_planned => "planned file",
+                0 => "file",
+                _ => "",
+            };
+            line(label, format!("{name}{size}"));
+        }
+        line("format", format!("GGUF version {}, {}", source.version, bytes_text(source.bytes)));
+        line("architecture", self.text("general.architecture").to_owned());
+        line("name", self.text("general.name").to_owned());
+        line("parameters", self.parameters_text());
+        for (ty, (count, bytes)) in &self.types {
+            line("", format!("{:<6} {count:>4} tensors, {}", ty.name(), bytes_text(*bytes)));
+        }
+        if let Some(runnable) = &self.runnable {
+            runnable.lines(&mut line);
+        }
+        if let Some(t) = &self.tokenizer {
+            line("tokenizer", format!("{}, {} tokens", t.pre_tokenizer(), t.n_vocab()));
+        }
+        line("chat template", if self.has_template { "yes" } else { "no" }.to_owned());
+        line("tool protocol", format!("{} ({})", self.protocol.protocol, self.protocol.reason));
+        for problem in &self.problems {
+            line("can't be run", problem.clone());
+        }
+        lines
+    }
+
+    fn parameters_text(&self) -> String {
+        let all = format!("{:.2} billion in {} tensors", self.n_params() as f64 / 1e9, self.header.tensors.len());
+        match &self.runnable {
+            Some(r) if r.config.moe.is_some() => {
+                format!("{all}, {:.2} billion active in a token", r.footprint.n_params_active as f64 / 1e9)
+            }
+            _ => all,
+        }
+    }
+
+    fn json(&self, source: &Source) -> Value {
+        let types: serde_json::Map<String, Value> = self
+            .types
+            .iter()
+            .map(|(ty, (count, bytes))| (ty.name().to_owned(), json!({ "tensors": count, "bytes": bytes })))
+            .collect();
+        let files: Vec<Value> =
+            source.files.iter().map(|(file, bytes)| json!({ "file": file, "bytes": bytes })).collect();
+        let mut value = json!({
+            "file": source.files.first().map(|f| &f.0),
+            "planned": source.is_planned,
+            "shards": files,
+            "version": source.version,
+            "file_bytes": source.bytes,
+            "architecture": self.text("general.architecture"),
+            "name": self.text("general.name"),
+            "n_params": self.n_params(),
+            "n_tensors": self.header.tensors.len(),
+            "types": types,
+            "pre_tokenizer": self.tokenizer.as_ref().map(Tokenizer::pre_tokenizer),
+            "n_vocab": self.tokenizer.as_ref().map(Tokenizer::n_vocab),
+            "chat_template": self.has_template,
+            "protocol": self.protocol.protocol.name(),
+            "protocol_reason": self.protocol.reason,
+            "problems": self.problems,
+        });
+        if let (Some(runnable), Value::Object(map)) = (&self.runnable, &mut value) {
+            map.extend(runnable.json());
+        }
+        value
     }
 }
 
-fn write_text(file: &GgufFile, s: &Summary, out: &mut impl Write) -> Result<(), Failure> {
-    let mut line = |name: &str, value: String| writeln!(out, "{name:<16} {value}");
-    line("file", file.path().display().to_string())?;
-    line("format", format!("GGUF version {}, {}", file.version(), bytes_text(file.file_bytes())))?;
-    line("architecture", s.architecture.clone())?;
-    line("name", s.name.clone())?;
-    line("parameters", format!("{:.2} billion in {} tensors", s.n_params as f64 / 1e9, file.tensors().len()))?;
-    for (ty, (count, bytes)) in &s.types {
-        line("", format!("{:<5} {count:>4} tensors, {}", ty.name(), bytes_text(*bytes)))?;
-    }
-    if let Some(c) = &s.config {
+impl Runnable {
+    fn lines(&self, line: &mut impl FnMut(&'static str, String)) {
+        let (c, f, m) = (&self.config, &self.footprint, &self.memory);
         let first = &c.layers[0];
-        line("layers", c.n_layer().to_string())?;
-        line("width", format!("{}, feed-forward {}", c.n_embd, first.n_ff))?;
-        line("heads", format!("{} of {} elements, {} for keys and values", first.n_head, c.head_dim, first.n_head_kv))?;
-        line("context", format!("{} tokens as trained", c.n_ctx_train))?;
-        line("RoPE", format!("base {}, {} of {} elements, {:?}", c.rope_base, c.n_rot, c.head_dim, c.rope_scaling))?;
-        line("cache", format!("{} per token", bytes_text(2 * c.kv_elements(1) as u64)))?;
+        let windows: Vec<String> =
+            f.kv.iter()
+                .filter_map(|g| g.window.map(|w| format!(", {} of them with a window of {w} tokens", g.n_layer)))
+                .collect();
+        line("layers", format!("{}{}", c.n_layer(), windows.concat()));
+        let dense = if first.n_ff > 0 { format!(", feed-forward {}", first.n_ff) } else { String::new() };
+        line("width", format!("{}{dense}", c.n_embd));
+        if let Some(moe) = &c.moe {
+            line("experts", format!("{} of width {}, {} in a token", moe.n_expert, moe.n_ff_exp, moe.n_expert_used));
+        }
+        line("heads", format!("{} of {} elements, {} for keys and values", first.n_head, c.head_dim, first.n_head_kv));
+        line("context", format!("{} tokens as trained", c.n_ctx_train));
+        line("RoPE", format!("base {}, {} of {} elements, {:?}", c.rope_base, c.n_rot, c.head_dim, c.rope_scaling));
+        line("read per token", format!("{} of weights", bytes_text(f.weight_bytes_per_token)));
+        let both = |f16: u64, q8_0: u64| format!("{} at f16, {} at q8_0", bytes_text(f16), bytes_text(q8_0));
+        let (grows, window) = (f.kv_per_token(), f.kv_windows());
+        line("cache", format!("{} per token", both(grows.f16(), grows.q8_0())));
+        if window.elements > 0 {
+            line("", format!("and {} per sequence for the windows", both(window.f16(), window.q8_0())));
+        }
+        let n = self.limits.n_seq;
+        let sequences = if n == 1 { "a sequence".to_owned() } else { format!("{n} sequences") };
+        line(
+            "memory",
+            format!(
+                "{} for {sequences} of {} tokens: weights {}, cache {}, activations {}",
+                bytes_text(m.total_f16()),
+                self.limits.n_ctx,
+                bytes_text(m.weight_bytes),
+                bytes_text(m.kv.f16()),
+                bytes_text(m.activation_bytes),
+            ),
+        );
+        line("", format!("{} with the cache at q8_0", bytes_text(m.total_q8_0())));
     }
-    if let Some((pre, n_vocab)) = &s.tokenizer {
-        line("tokenizer", format!("{pre}, {n_vocab} tokens"))?;
-    }
-    line("chat template", if s.has_template { "yes" } else { "no" }.to_owned())?;
-    for problem in &s.problems {
-        line("can't be run", problem.clone())?;
-    }
-    Ok(())
-}
 
-fn write_json(file: &GgufFile, s: &Summary, out: &mut impl Write) -> Result<(), Failure> {
-    let types: serde_json::Map<String, serde_json::Value> = s
-        .types
-        .iter()
-        .map(|(ty, (count, bytes))| (ty.name().to_owned(), json!({ "tensors": count, "bytes": bytes })))
-        .collect();
-    let value = json!({
-        "file": file.path().display().to_string(),
-        "version": file.version(),
-        "file_bytes": file.file_bytes(),
-        "architecture": s.architecture,
-        "name": s.name,
-        "n_params": s.n_params,
-        "n_tensors": file.tensors().len(),
-        "types": types,
-        "n_layer": s.config.as_ref().map(|c| c.n_layer()),
-        "n_embd": s.config.as_ref().map(|c| c.n_embd),
-        "n_ff": s.config.as_ref().map(|c| c.layers[0].n_ff),
-        "n_head": s.config.as_ref().map(|c| c.layers[0].n_head),
-        "n_head_kv": s.config.as_ref().map(|c| c.layers[0].n_head_kv),
-        "head_dim": s.config.as_ref().map(|c| c.head_dim),
-        "n_ctx_train": s.config.as_ref().map(|c| c.n_ctx_train),
-        "kv_bytes_per_token": s.config.as_ref().map(|c| 2 * c.kv_elements(1)),
-        "pre_tokenizer": s.tokenizer.as_ref().map(|t| &t.0),
-        "n_vocab": s.tokenizer.as_ref().map(|t| t.1),
-        "chat_template": s.has_template,
-        "problems": s.problems,
-    });
-    writeln!(out, "{value:#}")?;
-    Ok(())
+    fn json(&self) -> serde_json::Map<String, Value> {
+        let (c, f, m) = (&self.config, &self.footprint, &self.memory);
+        let first = &c.layers[0];
+        let groups: Vec<Value> =
+            f.kv.iter()
+                .map(|g| {
+                    json!({
+                        "window": g.window, "n_layer": g.n_layer,
+                        "bytes_per_token_f16": g.per_token.f16(), "bytes_per_token_q8_0": g.per_token.q8_0(),
+                    })
+                })
+                .collect();
+        let value = json!({
+            "n_params_active": f.n_params_active,
+            "n_layer": c.n_layer(),
+            "n_embd": c.n_embd,
+            "n_ff": first.n_ff,
+            "n_head": first.n_head,
+            "n_head_kv": first.n_head_kv,
+            "head_dim": c.head_dim,
+            "n_expert": c.moe.map(|m| m.n_expert),
+            "n_expert_used": c.moe.map(|m| m.n_expert_used),
+            "n_ff_exp": c.moe.map(|m| m.n_ff_exp),
+            "n_ctx_train": c.n_ctx_train,
+            "weight_bytes": f.weight_bytes,
+            "weight_bytes_per_token": f.weight_bytes_per_token,
+            "kv_bytes_per_token": f.kv_per_token().f16(),
+            "kv_bytes_per_token_q8_0": f.kv_per_token().q8_0(),
+            "kv_window_bytes": f.kv_windows().f16(),
+            "kv_window_bytes_q8_0": f.kv_windows().q8_0(),
+            "kv_layers": groups,
+            "memory": {
+                "n_ctx": self.limits.n_ctx,
+                "n_seq": self.limits.n_seq,
+                "n_batch": self.limits.n_batch,
+                "weight_bytes": m.weight_bytes,
+                "kv_bytes": m.kv.f16(),
+                "kv_bytes_q8_0": m.kv.q8_0(),
+                "activation_bytes": m.activation_bytes,
+                "total_bytes": m.total_f16(),
+                "total_bytes_q8_0": m.total_q8_0(),
+            },
+        });
+        match value {
+            Value::Object(map) => map,
+            _ => unreachable!("json! of braces is an object"),
+        }
+    }
 }

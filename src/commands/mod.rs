@@ -6,8 +6,10 @@ pub mod generate;
 pub mod info;
 pub mod kernels;
 pub mod logits;
+pub mod perplexity;
 pub mod python;
 pub mod run;
+pub mod synth;
 pub mod tokenize;
 
 use std::io::Read;

@@ -6,10 +6,12 @@
 mod files;
 mod golden;
 mod kernels;
+mod perplexity;
 mod protocols;
 mod python;
 mod real_model;
 mod run;
+mod synth;
 mod tiny;
 mod tools;
 mod usage;

@@ -104,11 +104,43 @@ pub enum GgufError {
         "tensors `{first}` and `{second}` overlap: one ends at byte {first_end}, the other starts at {second_start}"
     )]
     Overlap { first: String, second: String, first_end: u64, second_start: u64 },
+    /// One of several shards, under a name that doesn't tell the names of the others.
+    #[error(
+        "is one of {count} shards, but the name `{found}` doesn't end with -NNNNN-of-{count:05}.gguf, by which the \
+         others are found"
+    )]
+    ShardName { found: String, count: usize },
+    /// A shard that is not beside the one that was named.
+    #[error("shard {no} of {count} is missing: there is no `{name}` in the same folder")]
+    MissingShard { name: String, no: usize, count: usize },
+    /// What is wrong with another shard than the one that was named.
+    #[error("shard `{name}`: {error}")]
+    Shard { name: String, error: Box<GgufError> },
+    /// A shard that doesn't fit its name or the other shards.
+    #[error("{0}")]
+    ShardKey(Box<ShardMismatch>),
+    /// A tensor that two shards hold.
+    #[error("the tensor `{tensor}` is in two shards, `{first}` and `{second}`")]
+    TensorInTwoShards { tensor: String, first: String, second: String },
+    /// Shards that together hold too few or too many tensors.
+    #[error("the shards hold {found} tensors together; expected {expected}")]
+    ShardTensors { found: u64, expected: String },
     /// The file's size changed while it was open.
     #[error(
-        "changed while it was open: {opened_bytes} bytes then, {now_bytes} now; keep the file as it is and start again"
+        "{file} changed while it was open: {opened_bytes} bytes then, {now_bytes} now; keep the file as it is and start again"
     )]
-    Changed { opened_bytes: u64, now_bytes: u64 },
+    Changed { file: String, opened_bytes: u64, now_bytes: u64 },
+}
+
+/// A key by which a shard doesn't fit its name or the other shards.
+#[derive(Debug, thiserror::Error)]
+#[error("shard `{name}`: the key `{key}` is {found}; expected {expected}")]
+#[allow(missing_docs, reason = "the fields are named and the message says what they are")]
+pub struct ShardMismatch {
+    pub name: String,
+    pub key: String,
+    pub found: String,
+    pub expected: String,
 }
 
 impl GgufError {

@@ -12,6 +12,7 @@ use super::error::GgufError;
 use super::metadata::Metadata;
 use super::types::GgmlType;
 use super::value::{Array, Strings, Value, ValueType};
+use super::writer::tensor_bytes;
 
 /// Alignment of tensor data where `general.alignment` is absent.
 pub const DEFAULT_ALIGNMENT: u64 = 32;
@@ -38,14 +39,14 @@ const MIN_KEY_BYTES: u64 = 8 + 1 + 4 + 1;
 /// Name length and one byte of name, number of dimensions and one of them, type, offset.
 const MIN_TENSOR_BYTES: u64 = 8 + 1 + 4 + 8 + 4 + 8;
 
-/// A checked header.
+/// A checked header. Of a model in several shards: the first one's, with the tensors of all.
 #[derive(Clone, Debug)]
 pub struct Header {
     /// 2 or 3.
     pub version: u32,
     /// Keys and values.
     pub metadata: Metadata,
-    /// Tensors in the order of the header.
+    /// Tensors in the order of the header; of all shards, one after the other.
     pub tensors: Vec<TensorInfo>,
     /// Alignment of tensor data in bytes.
     pub alignment: u64,
@@ -59,11 +60,13 @@ pub struct Header {
 pub struct TensorInfo {
     /// Name, unique in the file.
     pub name: String,
+    /// Which shard of the model holds it, counted from 0; 0 for a model in one file.
+    pub shard: usize,
     /// Element type.
     pub ty: GgmlType,
     /// 1 to 4 dimensions in ggml's order: `dims[0]` is contiguous.
     pub dims: Vec<u64>,
-    /// Where its bytes start in the file.
+    /// Where its bytes start in the file (of its shard).
     pub offset: u64,
     /// How many bytes they are.
     pub bytes: u64,
@@ -132,9 +135,41 @@ impl Header {
         Ok(Header { version, metadata, tensors, alignment, data_start, index })
     }
 
+    /// The header of a file that isn't written yet, of these keys and tensors (name, type, dimensions), each tensor after
+    /// the one before. Offsets count from where the data will start.
+    ///
+    /// # Panics
+    /// When a row is not a whole number of blocks.
+    pub fn planned(metadata: Metadata, tensors: impl IntoIterator<Item = (String, GgmlType, Vec<u64>)>) -> Header {
+        let mut header = Header {
+            version: 3,
+            metadata,
+            tensors: Vec::new(),
+            alignment: DEFAULT_ALIGNMENT,
+            data_start: 0,
+            index: HashMap::new(),
+        };
+        let mut end = 0u64;
+        let place = |(name, ty, dims): (String, GgmlType, Vec<u64>)| {
+            let bytes = tensor_bytes(&name, ty, &dims);
+            let offset = end.next_multiple_of(DEFAULT_ALIGNMENT);
+            end = offset + bytes;
+            TensorInfo { name, shard: 0, ty, dims, offset, bytes }
+        };
+        header.append(tensors.into_iter().map(place).collect());
+        header
+    }
+
     /// The tensor of that name.
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
         self.index.get(name).map(|idx| &self.tensors[*idx])
+    }
+
+    /// Adds the tensors of another shard, none of which is here yet.
+    pub(super) fn append(&mut self, tensors: Vec<TensorInfo>) {
+        let start = self.tensors.len();
+        self.index.extend(tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), start + i)));
+        self.tensors.extend(tensors);
     }
 }
 
@@ -301,7 +336,7 @@ fn read_tensor(cursor: &mut Cursor, idx: u64) -> Result<TensorInfo, GgufError> {
     let Some(bytes) = bytes else {
         return Err(GgufError::TensorSize { tensor: name, dims });
     };
-    Ok(TensorInfo { name, ty, dims, offset, bytes })
+    Ok(TensorInfo { name, shard: 0, ty, dims, offset, bytes })
 }
 
 fn tensor_type(tensor: &str, id: u32) -> Result<GgmlType, GgufError> {

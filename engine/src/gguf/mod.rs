@@ -1,4 +1,4 @@
-//! GGUF files: opening, checking and reading them over a memory map, and writing them.
+//! GGUF files, one or several (shards) to a model: opening, checking and reading them over memory maps, and writing them.
 //!
 //! Everything in the header is checked before anything is believed: sizes against the file, counts against limits,
 //! offsets against each other. Refused: other formats, GGUF versions other than 2 and 3, big-endian files, tensor types
@@ -10,6 +10,7 @@ mod cursor;
 mod error;
 mod header;
 mod metadata;
+mod shards;
 mod types;
 mod value;
 pub mod writer;
@@ -19,34 +20,122 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-pub use error::GgufError;
+pub use error::{GgufError, ShardMismatch};
 pub use header::{
     DEFAULT_ALIGNMENT, Header, MAX_ALIGNMENT, MAX_ARRAY_LEN, MAX_HEADER_BYTES, MAX_KEY_BYTES, MAX_KEYS,
     MAX_TENSOR_NAME_BYTES, MAX_TENSORS, TensorInfo,
 };
 pub use metadata::Metadata;
+use shards::Split;
+pub use shards::{MAX_SHARDS, ShardName};
 pub use types::GgmlType;
 pub use value::{Array, Strings, Value, ValueType};
 
-/// An opened GGUF file: its checked header and the map of its bytes.
+/// An opened model: its checked header and the maps of its bytes, one per file (shard).
 #[derive(Debug)]
 pub struct GgufFile {
     path: PathBuf,
-    file: File,
-    map: Mmap,
+    files: Vec<MappedFile>,
     header: Header,
 }
 
+/// A file and the map of its bytes.
+#[derive(Debug)]
+struct MappedFile {
+    path: PathBuf,
+    file: File,
+    map: Mmap,
+}
+
 impl GgufFile {
-    /// Maps the file and checks its whole header. Tensor data is not read.
+    /// Maps the file and checks its whole header. Tensor data is not read. Of a model in several shards any may be
+    /// named: all are opened, from the same folder.
     ///
-    /// The file must stay as it is while it is open: another process that truncates it makes reads past its new end
-    /// fatal (SIGBUS), which no library can turn into an error. [`Self::check_unchanged`] tells, cheaply, before a long
-    /// read starts.
+    /// The files must stay as they are while they are open: another process that truncates one makes reads past its new
+    /// end fatal (SIGBUS), which no library can turn into an error. [`Self::check_unchanged`] tells, cheaply, before a
+    /// long read starts.
     ///
     /// # Errors
-    /// Whatever keeps the file from being used, with the offset, what was found and what is allowed.
+    /// Whatever keeps the file from being used, with the offset, what was found and what is allowed; a shard that is
+    /// missing or doesn't fit the others.
     pub fn open(path: &Path) -> Result<GgufFile, GgufError> {
+        let file = MappedFile::open(path)?;
+        let header = Header::parse(&file.map)?;
+        let (files, header) = match Split::of(&header.metadata)? {
+            Some(split) => shards::open_set(path, file, header, split)?,
+            None => (vec![file], header),
+        };
+        Ok(GgufFile { path: path.to_owned(), files, header })
+    }
+
+    /// The path that the file was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// GGUF version: 2 or 3.
+    pub fn version(&self) -> u32 {
+        self.header.version
+    }
+
+    /// Size of all files when they were opened.
+    pub fn file_bytes(&self) -> u64 {
+        self.files.iter().map(MappedFile::bytes).sum()
+    }
+
+    /// Path and size of each file (shard), in their order.
+    pub fn files(&self) -> impl ExactSizeIterator<Item = (&Path, u64)> {
+        self.files.iter().map(|file| (file.path.as_path(), file.bytes()))
+    }
+
+    /// The checked header.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Keys and values.
+    pub fn metadata(&self) -> &Metadata {
+        &self.header.metadata
+    }
+
+    /// Tensors in the order of the file's header, shard after shard.
+    pub fn tensors(&self) -> &[TensorInfo] {
+        &self.header.tensors
+    }
+
+    /// The tensor of that name.
+    pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        self.header.tensor(name)
+    }
+
+    /// The bytes of a tensor of this model: `t.bytes` of them, blocks of `t.ty`, row after row.
+    ///
+    /// # Panics
+    /// When `t` describes a range outside this model's files, that is, when it comes from another one.
+    pub fn data(&self, t: &TensorInfo) -> &[u8] {
+        let range = t.offset as usize..(t.offset + t.bytes) as usize;
+        self.files.get(t.shard).and_then(|file| file.map.get(range)).unwrap_or_else(|| {
+            panic!(
+                "tensor {} ends at {} of shard {}, outside {}",
+                t.name,
+                t.offset + t.bytes,
+                t.shard,
+                self.path.display()
+            )
+        })
+    }
+
+    /// Checks that the files still have the sizes that they had when they were opened.
+    ///
+    /// # Errors
+    /// [`GgufError::Changed`] when a size differs: the bytes are not the ones that were checked.
+    pub fn check_unchanged(&self) -> Result<(), GgufError> {
+        self.files.iter().try_for_each(MappedFile::check_unchanged)
+    }
+}
+
+impl MappedFile {
+    fn open(path: &Path) -> Result<MappedFile, GgufError> {
         // Asked before opening: opening a FIFO would wait for its writer.
         let kind = std::fs::metadata(path)?.file_type();
         if !kind.is_file() {
@@ -63,69 +152,22 @@ impl GgufFile {
             return Err(GgufError::TooLargeToMap { file_bytes });
         }
         // SAFETY: the map is read-only and lives as long as `file`. Its bytes are plain data of any value. That nobody
-        // truncates the file meanwhile is the caller's side of `open`, stated above.
+        // truncates the file meanwhile is the caller's side of `GgufFile::open`, stated there.
         let map = unsafe { Mmap::map(&file)? };
-        let header = Header::parse(&map)?;
-        Ok(GgufFile { path: path.to_owned(), file, map, header })
+        Ok(MappedFile { path: path.to_owned(), file, map })
     }
 
-    /// The path that the file was opened by.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// GGUF version: 2 or 3.
-    pub fn version(&self) -> u32 {
-        self.header.version
-    }
-
-    /// Size of the file when it was opened.
-    pub fn file_bytes(&self) -> u64 {
+    fn bytes(&self) -> u64 {
         self.map.len() as u64
     }
 
-    /// The checked header.
-    pub fn header(&self) -> &Header {
-        &self.header
-    }
-
-    /// Keys and values.
-    pub fn metadata(&self) -> &Metadata {
-        &self.header.metadata
-    }
-
-    /// Tensors in the order of the file's header.
-    pub fn tensors(&self) -> &[TensorInfo] {
-        &self.header.tensors
-    }
-
-    /// The tensor of that name.
-    pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
-        self.header.tensor(name)
-    }
-
-    /// The bytes of a tensor of this file: `t.bytes` of them, blocks of `t.ty`, row after row.
-    ///
-    /// # Panics
-    /// When `t` describes a range outside this file, that is, when it comes from another one.
-    pub fn data(&self, t: &TensorInfo) -> &[u8] {
-        let range = t.offset as usize..(t.offset + t.bytes) as usize;
-        self.map.get(range).unwrap_or_else(|| {
-            panic!("tensor {} ends at {} in a map of {} bytes", t.name, t.offset + t.bytes, self.map.len())
-        })
-    }
-
-    /// Checks that the file still has the size that it had when it was opened.
-    ///
-    /// # Errors
-    /// [`GgufError::Changed`] when the size differs: the bytes are not the ones that were checked.
-    pub fn check_unchanged(&self) -> Result<(), GgufError> {
+    fn check_unchanged(&self) -> Result<(), GgufError> {
         let now_bytes = self.file.metadata()?.len();
-        if now_bytes == self.file_bytes() {
-            Ok(())
-        } else {
-            Err(GgufError::Changed { opened_bytes: self.file_bytes(), now_bytes })
+        if now_bytes == self.bytes() {
+            return Ok(());
         }
+        let file = self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy().into_owned();
+        Err(GgufError::Changed { file, opened_bytes: self.bytes(), now_bytes })
     }
 }
 

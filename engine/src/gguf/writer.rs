@@ -1,13 +1,19 @@
 //! Writes GGUF files (version 3, little-endian): metadata, then tensors, each aligned as `general.alignment` says.
 //!
-//! Used by tests and wherever a small model is made. It refuses what the reader refuses where it can tell cheaply
-//! (shapes that don't fit the type, data of another size), but not duplicate names: the reader's tests need those.
+//! A model can be cut into shards, each a file of its own. Used by tests and wherever a model is made (`synth`). It
+//! refuses what the reader refuses where it can tell cheaply (shapes that don't fit the type, data of another size), but
+//! not duplicate names: the reader's tests need those.
 
 use std::io::{self, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use super::header::DEFAULT_ALIGNMENT;
+use super::shards::{KEY_COUNT, KEY_NO, KEY_TENSORS, ShardName};
 use super::types::GgmlType;
 use super::value::{Array, Strings, Value};
+
+const KEY_ALIGNMENT: &str = "general.alignment";
 
 /// A GGUF file in the making. `'a` is the life of borrowed tensor data.
 #[derive(Default)]
@@ -78,27 +84,76 @@ impl<'a> GgufWriter<'a> {
     /// What `out` or a tensor's `fill` returns; `InvalidData` when a `fill` wrote another number of bytes than its
     /// tensor has.
     pub fn write(&self, out: impl Write) -> io::Result<()> {
-        let mut out = Counting { out, written: 0 };
+        self.write_part(&self.metadata, &self.tensors, out)
+    }
+
+    /// How the tensors are cut into shards of at most `max_bytes` of data each, in their order; a tensor that is larger
+    /// has a shard of its own. At least one shard.
+    pub fn shards(&self, max_bytes: u64) -> Vec<Range<usize>> {
         let alignment = self.alignment();
-        out.write_all(b"GGUF")?;
-        out.write_all(&3u32.to_le_bytes())?;
-        out.write_all(&(self.tensors.len() as u64).to_le_bytes())?;
-        out.write_all(&(self.metadata.len() as u64).to_le_bytes())?;
-        for (key, value) in &self.metadata {
-            write_string(&mut out, key)?;
-            out.write_all(&(value.value_type() as u32).to_le_bytes())?;
-            write_value(&mut out, value)?;
+        let (mut shards, mut start, mut bytes) = (Vec::new(), 0, 0u64);
+        for (idx, t) in self.tensors.iter().enumerate() {
+            let padded = t.bytes.next_multiple_of(alignment);
+            if idx > start && bytes + padded > max_bytes {
+                shards.push(start..idx);
+                (start, bytes) = (idx, 0);
+            }
+            bytes += padded;
         }
-        let mut offset = 0u64;
-        for t in &self.tensors {
-            write_string(&mut out, &t.name)?;
-            out.write_all(&(t.dims.len() as u32).to_le_bytes())?;
-            t.dims.iter().try_for_each(|dim| out.write_all(&dim.to_le_bytes()))?;
-            out.write_all(&(t.ty as u32).to_le_bytes())?;
-            out.write_all(&offset.to_le_bytes())?;
-            offset = (offset + t.bytes).next_multiple_of(alignment);
-        }
-        for t in &self.tensors {
+        shards.push(start..self.tensors.len());
+        shards
+    }
+
+    /// Writes shard `no` of `shards` (from [`Self::shards`]). The first one holds the metadata, the others only what
+    /// ties them to it.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    ///
+    /// # Panics
+    /// When there are more shards than `u16` counts.
+    pub fn write_shard(&self, shards: &[Range<usize>], no: usize, out: impl Write) -> io::Result<()> {
+        let count = u16::try_from(shards.len()).expect("shards are counted by a u16");
+        let mut metadata = match no {
+            0 => self.metadata.clone(),
+            _ => self.metadata.iter().filter(|(key, _)| key == KEY_ALIGNMENT).cloned().collect(),
+        };
+        metadata.extend([
+            (KEY_NO.to_owned(), Value::U16(no as u16)),
+            (KEY_COUNT.to_owned(), Value::U16(count)),
+            (KEY_TENSORS.to_owned(), Value::I32(self.tensors.len() as i32)),
+        ]);
+        self.write_part(&metadata, &self.tensors[shards[no].clone()], out)
+    }
+
+    /// Writes all shards of at most `max_bytes` of data into `dir`, named after `prefix`; gives their paths.
+    ///
+    /// # Errors
+    /// As [`Self::write`], and what creating a file returns.
+    pub fn write_shards(&self, dir: &Path, prefix: &str, max_bytes: u64) -> io::Result<Vec<PathBuf>> {
+        let shards = self.shards(max_bytes);
+        let path = |no| dir.join(ShardName { prefix: prefix.to_owned(), no, count: shards.len() }.to_string());
+        (0..shards.len())
+            .map(|no| {
+                self.write_shard(&shards, no, io::BufWriter::new(std::fs::File::create(path(no))?))?;
+                Ok(path(no))
+            })
+            .collect()
+    }
+
+    /// Bytes of the file that [`Self::write`] makes.
+    pub fn file_bytes(&self) -> u64 {
+        let mut header = Counting { out: io::sink(), written: 0 };
+        self.write_header(&self.metadata, &self.tensors, &mut header).expect("a sink takes everything");
+        let alignment = self.alignment();
+        self.tensors.iter().fold(header.written, |end, t| end.next_multiple_of(alignment) + t.bytes)
+    }
+
+    fn write_part(&self, metadata: &[(String, Value)], tensors: &[Tensor<'_>], out: impl Write) -> io::Result<()> {
+        let mut out = Counting { out, written: 0 };
+        self.write_header(metadata, tensors, &mut out)?;
+        let alignment = self.alignment();
+        for t in tensors {
             out.pad_to(alignment)?;
             let start = out.written;
             match &t.data {
@@ -112,6 +167,34 @@ impl<'a> GgufWriter<'a> {
             }
         }
         out.flush()
+    }
+
+    fn write_header(
+        &self,
+        metadata: &[(String, Value)],
+        tensors: &[Tensor<'_>],
+        out: &mut Counting<impl Write>,
+    ) -> io::Result<()> {
+        let alignment = self.alignment();
+        out.write_all(b"GGUF")?;
+        out.write_all(&3u32.to_le_bytes())?;
+        out.write_all(&(tensors.len() as u64).to_le_bytes())?;
+        out.write_all(&(metadata.len() as u64).to_le_bytes())?;
+        for (key, value) in metadata {
+            write_string(out, key)?;
+            out.write_all(&(value.value_type() as u32).to_le_bytes())?;
+            write_value(out, value)?;
+        }
+        let mut offset = 0u64;
+        for t in tensors {
+            write_string(out, &t.name)?;
+            out.write_all(&(t.dims.len() as u32).to_le_bytes())?;
+            t.dims.iter().try_for_each(|dim| out.write_all(&dim.to_le_bytes()))?;
+            out.write_all(&(t.ty as u32).to_le_bytes())?;
+            out.write_all(&offset.to_le_bytes())?;
+            offset = (offset + t.bytes).next_multiple_of(alignment);
+        }
+        Ok(())
     }
 
     /// The file as bytes.
@@ -128,14 +211,14 @@ impl<'a> GgufWriter<'a> {
         self.metadata
             .iter()
             .find_map(|(key, value)| match value {
-                Value::U32(v) if key == "general.alignment" && *v != 0 => Some(u64::from(*v)),
+                Value::U32(v) if key == KEY_ALIGNMENT && *v != 0 => Some(u64::from(*v)),
                 _ => None,
             })
             .unwrap_or(DEFAULT_ALIGNMENT)
     }
 }
 
-fn tensor_bytes(name: &str, ty: GgmlType, dims: &[u64]) -> u64 {
+pub(super) fn tensor_bytes(name: &str, ty: GgmlType, dims: &[u64]) -> u64 {
     let block_len = ty.block_len() as u64;
     assert!(dims.first().is_some_and(|cols| cols.is_multiple_of(block_len)), "rows of tensor {name}, {ty} {dims:?}");
     dims.iter().product::<u64>() / block_len * ty.block_bytes() as u64

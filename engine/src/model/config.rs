@@ -1,7 +1,7 @@
 //! Hyper-parameters of a model, read from the metadata of its file and checked before any weight is touched.
 
 use super::ModelError;
-use crate::gguf::{GgufError, GgufFile, Metadata, Value};
+use crate::gguf::{GgufError, GgufFile, Header, Metadata, Value};
 
 /// Largest value of any count in the metadata: far above every model, far below what overflows a product of three.
 const MAX_COUNT: usize = 1 << 20;
@@ -180,11 +180,19 @@ impl Config {
     /// # Errors
     /// An unknown architecture, a missing key, or a value that no such model has.
     pub fn from_gguf(file: &GgufFile) -> Result<Self, ModelError> {
-        let m = file.metadata();
+        Self::from_header(file.header())
+    }
+
+    /// The same for a header whose file need not be there.
+    ///
+    /// # Errors
+    /// As [`Self::from_gguf`].
+    pub fn from_header(header: &Header) -> Result<Self, ModelError> {
+        let m = &header.metadata;
         let arch_name = m.str("general.architecture")?;
         let arch = Architecture::from_name(arch_name)
             .ok_or_else(|| ModelError::UnknownArchitecture { found: arch_name.to_owned() })?;
-        if file.tensors().is_empty() {
+        if header.tensors.is_empty() {
             return Err(ModelError::NoWeights);
         }
         let keys = Keys { metadata: m, arch };
@@ -223,7 +231,7 @@ impl Config {
             layers.push(LayerConfig { n_head, n_head_kv, n_ff, window: window.filter(|_| il % 2 == 0) });
         }
         // The vocabulary's length: what the embedding table holds.
-        let n_vocab = match file.tensor("token_embd.weight") {
+        let n_vocab = match header.tensor("token_embd.weight") {
             Some(t) => in_range("rows of token_embd.weight", t.rows() as u64, 1, MAX_COUNT as u64 * 4)?,
             None => return Err(ModelError::MissingTensor { name: "token_embd.weight".into() }),
         };

@@ -5,7 +5,7 @@ use super::config::{Architecture, Config, MoeConfig};
 use super::{ExpertWeights, FeedForward, GatedWeights, Layer, ModelError, MoeWeights, SharedExpert, Weights};
 use crate::backend::{Backend, TensorView};
 use crate::error::Error;
-use crate::gguf::{GgmlType, GgufFile, TensorInfo};
+use crate::gguf::{GgmlType, GgufFile, Header, TensorInfo};
 
 /// One weight of the plan.
 pub struct Slot<'f> {
@@ -21,8 +21,8 @@ pub type Plan<'f> = Weights<Slot<'f>>;
 ///
 /// # Errors
 /// A tensor is missing, or has another shape, or a vector has a block-quantised type.
-pub fn plan<'f>(file: &'f GgufFile, config: &Config) -> Result<Plan<'f>, ModelError> {
-    let find = Finder { file };
+pub fn plan<'f>(header: &'f Header, config: &Config) -> Result<Plan<'f>, ModelError> {
+    let find = Finder { header };
     Ok(Weights {
         token_embd: find.matrix("token_embd.weight", config.n_vocab, config.n_embd)?,
         layers: (0..config.n_layer()).map(|il| layer(&find, config, il)).collect::<Result<_, _>>()?,
@@ -116,7 +116,7 @@ fn mixture<'f>(find: &Finder<'f>, c: &Config, moe: &MoeConfig, il: usize) -> Res
 
 /// `rope_freqs.weight`, `[n_rot / 2]` f32, where the file has it.
 pub fn rope_factors(file: &GgufFile, config: &Config) -> Result<Option<Vec<f32>>, ModelError> {
-    let Some(slot) = (Finder { file }).optional_vector("rope_freqs.weight", config.n_rot / 2)? else {
+    let Some(slot) = (Finder { header: file.header() }).optional_vector("rope_freqs.weight", config.n_rot / 2)? else {
         return Ok(None);
     };
     let mut factors = vec![0.0; slot.cols];
@@ -281,13 +281,13 @@ impl<W> MoeWeights<W> {
 }
 
 struct Finder<'f> {
-    file: &'f GgufFile,
+    header: &'f Header,
 }
 
 impl<'f> Finder<'f> {
     /// A tensor with exactly these dimensions, contiguous one first, seen as `rows` rows of `cols`.
     fn optional(&self, name: &str, dims: &[usize], rows: usize) -> Result<Option<Slot<'f>>, ModelError> {
-        let Some(info) = self.file.tensor(name) else { return Ok(None) };
+        let Some(info) = self.header.tensor(name) else { return Ok(None) };
         let expected: Vec<u64> = dims.iter().map(|&d| d as u64).collect();
         if info.dims != expected {
             return Err(ModelError::Shape { name: name.into(), found: info.dims.clone(), expected });
