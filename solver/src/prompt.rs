@@ -15,8 +15,10 @@ pub fn opening(problem: &str, options: &SolverOptions) -> Vec<Message> {
     match options.protocol {
         Protocol::Fenced => vec![Message::new("system", fenced(options)), Message::new("user", problem)],
         Protocol::OutputFence => vec![Message::new("system", output_fence(options)), Message::new("user", problem)],
-        Protocol::Hermes | Protocol::Harmony => {
-            vec![Message::new("system", with_tool(options)), Message::new("user", problem)]
+        Protocol::Harmony => vec![Message::new("system", with_tool(options)), Message::new("user", problem)],
+        Protocol::Hermes => {
+            let system = format!("{}\n\n{HERMES_EXAMPLE}", with_tool(options));
+            vec![Message::new("system", system), Message::new("user", problem)]
         }
         // These models were trained without a system message.
         Protocol::Nemotron => vec![Message::new("user", format!("{}\n\n{problem}", nemotron(options)))],
@@ -122,6 +124,16 @@ program and call again. You have at most {} calls.
         options.max_turns,
     )
 }
+
+/// Small models know the form better from an example than from its description in the template.
+const HERMES_EXAMPLE: &str = r#"Example
+User: How many integers from 1 to 100 are multiples of 7?
+Assistant:
+<tool_call>
+{"name": "python", "arguments": {"code": "print(sum(1 for n in range(1, 101) if n % 7 == 0))"}}
+</tool_call>
+Tool: 14
+Assistant: The answer is \boxed{14}"#;
 
 fn nemotron(options: &SolverOptions) -> String {
     let range = options.answer_range;

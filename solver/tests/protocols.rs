@@ -11,7 +11,9 @@ use solver::testing::{FakePython, Script, ScriptedModel};
 use solver::{CancelToken, Problem, Protocol, SolverOptions};
 
 /// Texts with calls, thoughts and mistakes in every protocol's form; each protocol has to read all of them.
-const CORPUS: [&str; 22] = [
+const CORPUS: [&str; 24] = [
+    "So:\n```json\n{\"name\": \"python\", \"arguments\": {\"code\": \"print(1)\"}}\n```\nand ```json\n{\"a\": 1}\n``` b",
+    "```json\n{\"name\": \"python\", \"arguments\": {\"code\": \"\"\"\nx\n\"\"\"}} <think>```json\n</think>",
     "Hm.\n```python\nprint(1)\n```\nSo \\boxed{1}",
     "<think>a \\boxed{2}\n```py\nx = '<think>'\n```\nb</think>c\n```python\ny\n``` \\boxed{3}",
     "```python\nx\n```\nthen\n```python\ny\n```\n```output\n7\n```\nso",
@@ -219,6 +221,10 @@ fn calls_in_thoughts_run_where_models_work_like_that() {
     let json =
         |code: &str| format!("<tool_call>{{\"name\":\"python\",\"arguments\":{{\"code\":\"{code}\"}}}}</tool_call>");
     assert_eq!(calls(Protocol::Hermes, &format!("<think>{}</think>{}", json("a"), json("b"))), ["b"]);
+    let fenced = "```json\n{\"name\": \"python\", \"arguments\": {\"code\": \"c\"}}\n``` ```json\n{\"a\": 1}\n```";
+    assert_eq!(calls(Protocol::Hermes, fenced), ["c"], "tags forgotten");
+    let rest = read(Protocol::Hermes, false, fenced, &[]).pop();
+    assert_eq!(rest, Some(Part::Text(" ```json\n{\"a\": 1}\n```".to_string())), "other JSON is text");
     assert_eq!(calls(Protocol::OutputFence, "```python\na\n```\n```python\nb\n```\n```output\n"), ["a\nb"]);
 }
 

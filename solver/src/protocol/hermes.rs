@@ -1,7 +1,7 @@
 //! The body of a Hermes call: `{"name": "python", "arguments": {"code": "…"}}`.
 //!
-//! Small models break JSON in a few known ways: line breaks inside strings, the object's last brace missing, arguments
-//! as a string, other words for the keys. Those are read as they are meant. Anything else is a [`BadCall`], whose
+//! Small models break JSON in a few known ways: line breaks inside strings, Python's triple quotes around the code, the
+//! object's last brace missing, arguments as a string, other words for the keys. Those are read as they are meant. Anything else is a [`BadCall`], whose
 //! message the model gets to see. Also used for Harmony's calls with JSON. Called by the readers.
 
 use serde_json::Value;
@@ -89,8 +89,15 @@ fn parse(text: &str) -> Result<Value, BadCall> {
     serde_json::from_str(&repaired(text)).map_err(|_| BadCall::Json { problem: problem.to_string() })
 }
 
-/// Control characters inside strings are escaped, and brackets that are still open are closed.
+/// Strings in triple quotes become JSON's, control characters inside strings are escaped, and brackets that are still
+/// open are closed.
 fn repaired(text: &str) -> String {
+    let mut parts = text.split("\"\"\"");
+    let mut text = parts.next().unwrap_or_default().to_string();
+    while let (Some(inside), Some(after)) = (parts.next(), parts.next()) {
+        text += &Value::from(inside).to_string();
+        text += after;
+    }
     let mut out = String::with_capacity(text.len() + 16);
     let (mut open, mut in_string, mut escaped) = (Vec::new(), false, false);
     for c in text.chars() {
@@ -133,6 +140,7 @@ mod tests {
             r#"{"name": "code_interpreter", "parameters": {"code": "print(1)\nx"}}"#,
             r#"{"name": "python", "arguments": {"code": "print(1)\nx"}"#,
             r#"{"name": "python", "arguments": {"code": "print(1)\nx"}}}"#,
+            "{\"name\": \"python\", \"arguments\": {\"code\": \"\"\"print(1)\nx\"\"\"}}",
             "```json\n{\"name\": \"python\", \"arguments\": {\"code\": \"print(1)\\nx\"}}\n```",
         ] {
             assert_eq!(code_of(body).as_deref(), Ok("print(1)\nx"), "{body}");

@@ -33,7 +33,8 @@ pub enum Protocol {
     Fenced,
     /// The same blocks, which run when the model opens an "```output" block (Qwen2.5-Math, Numina, ToRA).
     OutputFence,
-    /// JSON between `<tool_call>` tags, never in a thought; a tool's turn answers (Qwen3, Hermes).
+    /// JSON between `<tool_call>` tags (or in a "```json" fence), never in a thought; a tool's turn answers (Qwen3,
+    /// Hermes).
     Hermes,
     /// Python between `<tool_call>` tags, thoughts included; an "```output" block answers (OpenMath-Nemotron).
     Nemotron,
@@ -86,8 +87,8 @@ impl Protocol {
         match self {
             Protocol::Fenced => text(Calls::Fenced(CallParser::default()), true),
             Protocol::OutputFence => text(Calls::OutputFence(OutputFence::default()), true),
-            Protocol::Hermes => text(Calls::Json(TagParser::default()), false),
-            Protocol::Nemotron => text(Calls::Bare(TagParser::default()), true),
+            Protocol::Hermes => text(Calls::Json(TagParser::tags_and_fences()), false),
+            Protocol::Nemotron => text(Calls::Bare(TagParser::tags()), true),
             Protocol::FirstBlock => text(Calls::Fenced(CallParser::default()), false),
             Protocol::Harmony => Reader(Inner::Harmony(HarmonyReader::new())),
         }
@@ -344,6 +345,11 @@ impl TextReader {
                     self.call(hermes::code_of(&body).map_err(|problem| (body, problem)), parts);
                 }
                 Tagged::Body(body) => self.call(Ok(bare_code(&body)), parts),
+                Tagged::Fence { body, raw } => match hermes::code_of(&body) {
+                    Ok(code) => self.call(Ok(code), parts),
+                    // JSON of any other kind is something that the model says.
+                    Err(_) => self.thoughts.push(&raw, parts),
+                },
             }
         }
     }
