@@ -110,6 +110,8 @@ pub fn status_name(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::SolverOptions;
+    use crate::protocol::Protocol;
 
     #[test]
     fn any_id_gives_a_plain_file_name_of_its_own() {
@@ -118,5 +120,23 @@ mod tests {
         assert_eq!(file_name(2, "Äb\n\0", 1), "0003-_b__-attempt-1.md");
         assert!(file_name(3, &"x".repeat(5000), 1).len() < 80);
         assert_ne!(file_name(0, "a/b", 1), file_name(1, "a_b", 1));
+    }
+
+    #[test]
+    fn thoughts_are_quoted_and_calls_stand_in_blocks() {
+        let options = SolverOptions { protocol: Protocol::Hermes, ..SolverOptions::default() };
+        let mut attempt = Attempt::new(1, 7, &options);
+        attempt.started(10, true);
+        let text = "maybe\n\\boxed{1}</think>Let me see.\n<tool_call>oops</tool_call>";
+        text.split_inclusive(' ').for_each(|token| drop(attempt.on_token(token, None, -0.1)));
+        attempt.turn_opened(5, false);
+        attempt.on_token("So \\boxed{2}", None, -0.1);
+        let problem = Problem { id: "p".to_string(), text: "?".to_string(), answer: None };
+        let transcript = render(&problem, &[Message::new("user", "?")], &attempt);
+        let (_, said) = transcript.split_once("## assistant\n\n").unwrap();
+        let expected = "\n> **thinking**\n>\n> maybe\n> \\boxed{1}\n\nLet me see.\n```\noops\n```\n\n> Python: not run\n\
+                        ```output\n[not run: the call isn't valid JSON";
+        assert!(said.starts_with(expected), "{said}");
+        assert!(said.ends_with("\n```\nSo \\boxed{2}\n") && transcript.contains("- end: answer 2\n"), "{transcript}");
     }
 }

@@ -42,3 +42,16 @@ fn a_problem_is_solved() {
     assert!(done.stdout.contains("1517"), "{}", done.stdout);
     assert!(std::fs::read_dir(dir.path().join("t")).unwrap().count() > 0);
 }
+
+/// Qwen2.5 was trained on calls in JSON too; the smallest one forgets the tags.
+#[test]
+fn a_problem_is_solved_with_calls_in_json() {
+    let Some(model) = real_model("qwen2.5-coder-1.5b-q4_k_m.gguf") else { return };
+    let args = ["-q", "run", "-m", model.to_str().unwrap(), "--backend", "cpu", "--protocol", "hermes", "--json"];
+    let problem = ["--problem", "How many primes are below 1000?", "--attempts", "2", "--max-tokens", "300"];
+    let report = aimo(args.into_iter().chain(problem)).json();
+    assert_eq!(report["options"]["protocol"], "hermes");
+    assert_eq!(report["problems"][0]["answer"], 168, "{report}");
+    let calls = report["problems"][0]["attempts"].as_array().unwrap().iter().map(|a| a["tool_calls"].as_u64().unwrap());
+    assert!(calls.sum::<u64>() > 0, "{report}");
+}
