@@ -89,7 +89,7 @@ fn begin(args: &Args) -> Result<Prepared, Failure> {
         check_folder_of(path)?;
     }
     let identity = identify(&args.model.model)?;
-    let folder = args.run_dir.clone().unwrap_or_else(fresh_folder);
+    let folder = args.run_dir.clone().map_or_else(fresh_folder, Ok)?;
     // Before the outputs: a folder that is in use already must not cost the answers of its run.
     let journal = Journal::create(&folder).map_err(|e| journal_failure(&e))?;
     if let Err(failure) = outputs(&args, &problems) {
@@ -240,11 +240,27 @@ fn identify(model: &Path) -> Result<ModelIdentity, Failure> {
     ModelIdentity::of_file(model).map_err(|e| Failure::file("read", model, &e))
 }
 
-/// `runs/DATE_TIME`, with a number behind it where that is taken.
-fn fresh_folder() -> PathBuf {
+/// Makes `runs/DATE_TIME`, with a number behind it where that is taken: by making it, so that of two processes that
+/// begin in the same second each has its own.
+fn fresh_folder() -> Result<PathBuf, Failure> {
+    let runs = Path::new("runs");
+    let failed = |e: &std::io::Error| {
+        Failure::new(
+            format!("cannot make a folder for the run under {}: {e}", runs.display()),
+            "choose one with --run-dir",
+        )
+    };
+    std::fs::create_dir_all(runs).map_err(|e| failed(&e))?;
     let name = jiff::Zoned::now().strftime("%Y-%m-%d_%H-%M-%S").to_string();
-    let folder = |n: usize| Path::new("runs").join(if n == 1 { name.clone() } else { format!("{name}-{n}") });
-    (1..).map(folder).find(|f| !f.exists()).expect("there are more numbers than folders")
+    for n in 1u32.. {
+        let folder = runs.join(if n == 1 { name.clone() } else { format!("{name}-{n}") });
+        match std::fs::create_dir(&folder) {
+            Ok(()) => return Ok(folder),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(failed(&e)),
+        }
+    }
+    unreachable!("there are more numbers than folders")
 }
 
 fn resumed_text(folder: &Path, history: &History) -> String {
