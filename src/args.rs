@@ -3,14 +3,18 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use engine::chat::harmony::ReasoningEffort;
 use engine::sampler::SamplerParams;
+use serde::{Deserialize, Serialize};
 use solver::Protocol;
 
-use crate::commands::{bench, devices, generate, info, kernels, logits, perplexity, python, run, synth, tokenize};
+use crate::commands::{
+    bench, devices, generate, info, kernels, logits, perplexity, python, replay, run, synth, tokenize,
+};
 
 /// Solves olympiad-level maths problems with a local language model, offline, in one program.
 #[derive(Debug, Parser)]
@@ -38,6 +42,8 @@ pub fn with_long_dashes(args: impl Iterator<Item = OsString>) -> impl Iterator<I
 pub enum Command {
     /// Solve problems: the model thinks, writes Python, sees its output, and answers; attempts vote
     Run(Box<run::Args>),
+    /// Show a run again from its journal
+    Replay(replay::Args),
     /// Continue a text, or answer a message with --chat
     Generate(Box<generate::Args>),
     /// Show what a model is and takes: parameters, bytes per token, memory; also of one that isn't there
@@ -61,7 +67,8 @@ pub enum Command {
 }
 
 /// Which device computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Backend {
     /// A real GPU where there is one, else the CPU
     Auto,
@@ -82,7 +89,7 @@ impl From<Backend> for engine::BackendChoice {
 }
 
 /// Which device, and how it computes.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
 #[command(next_help_heading = "Device")]
 pub struct DeviceArgs {
     /// Where to compute
@@ -100,7 +107,7 @@ pub struct DeviceArgs {
 }
 
 /// A model and how it is loaded.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     /// GGUF file
@@ -117,11 +124,12 @@ pub struct ModelArgs {
     pub threads: usize,
     /// Where to compute.
     #[command(flatten)]
+    #[serde(flatten)]
     pub device: DeviceArgs,
 }
 
 /// How tokens are chosen.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
     /// Seed: the same seed gives the same tokens
@@ -183,6 +191,21 @@ pub fn at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A time such as `5h`, `1h30m` or `90s`; a number alone is seconds. More than 0, at most 10⁹ s.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let message = || "must be a time above 0, such as 5h, 1h30m, 350s or 90 (seconds)".to_owned();
+    if text.parse::<f64>().is_ok() {
+        return seconds(text).map(Duration::from_secs_f64).map_err(|_| message());
+    }
+    let time = text.parse::<jiff::SignedDuration>().ok().and_then(|d| Duration::try_from(d).ok());
+    time.filter(|d| !d.is_zero() && d.as_secs() <= 1_000_000_000).ok_or_else(message)
+}
+
+/// A number above 0.
+pub fn positive(text: &str) -> Result<f64, String> {
+    number(text, |x| x > 0.0, "must be a number above 0")
+}
+
 /// A time of more than 0 s, at most 10⁹ s.
 pub fn seconds(text: &str) -> Result<f64, String> {
     number(text, |x| x > 0.0 && x <= 1e9, "must be a number of seconds above 0")
@@ -223,5 +246,12 @@ mod tests {
         assert!(penalty("0").is_err());
         assert!(at_least_one("0").is_err());
         assert!(seconds("inf").is_err());
+        for (text, s) in [("5h", 18_000), ("1h30m", 5_400), ("1h 30m", 5_400), ("350s", 350), ("90", 90)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(s)), "{text}");
+        }
+        assert_eq!(duration("0.5"), Ok(Duration::from_millis(500)));
+        for text in ["", "0", "0s", "-5h", "5x", "nan", "99999999999h"] {
+            assert!(duration(text).unwrap_err().contains("such as 5h"), "{text}");
+        }
     }
 }

@@ -82,6 +82,12 @@ impl Progress {
                 }
                 self.line(&finished_text(*index, self.n_problems, report));
             }
+            RunEvent::ProblemRestored { index, report } => {
+                if let Sink::Terminal(bar) = &self.sink {
+                    bar.set_position(*index as u64 + 1);
+                }
+                self.line(&format!("{} (finished before)", finished_text(*index, self.n_problems, report)));
+            }
             RunEvent::Warning { message } => self.line(&format!("warning: {message}")),
             _ => {}
         }

@@ -8,13 +8,16 @@
 use std::time::{Duration, Instant};
 
 use sandbox::{Outcome, Status};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::answer::BoxWatcher;
+use crate::confidence::{TAIL_TOKENS, Window};
+use crate::journal::event::OutcomeFields;
 use crate::model::{Message, ToolCall, TurnEnd};
 use crate::options::SolverOptions;
 use crate::prompt;
 use crate::protocol::{BadCall, Part, Protocol, Reader, Reply, TOOL};
+use crate::report::AttemptReport;
 use crate::tool::{cut_middle, is_error};
 
 /// One attempt.
@@ -38,6 +41,10 @@ pub struct Attempt {
     pub tool_ms: u64,
     /// Boxes that didn't count, with the reason.
     pub rejected: Vec<String>,
+    /// Confidence of its last tokens.
+    pub confidence: Window,
+    /// Whether running its code again printed its answer; none where that wasn't tried.
+    pub verified: Option<bool>,
     /// Set once it has ended.
     pub end: Option<AttemptEnd>,
     started: Option<Instant>,
@@ -58,7 +65,8 @@ pub struct Attempt {
 }
 
 /// Something that happened in an attempt.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Step {
     /// The model thought.
     Thought(String),
@@ -71,6 +79,7 @@ pub enum Step {
         /// The block.
         code: String,
         /// Its outcome.
+        #[serde(with = "OutcomeFields")]
         outcome: Outcome,
     },
     /// The model was shown this output.
@@ -80,7 +89,7 @@ pub enum Step {
 }
 
 /// How an attempt ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum AttemptEnd {
     /// It boxed an integer in range.
@@ -98,6 +107,8 @@ pub enum AttemptEnd {
     TurnBudget,
     /// The problem's time was up.
     TimeUp,
+    /// It was less sure of itself than the attempts before it.
+    Pruned,
     /// The vote was decided, or the run was interrupted.
     Cancelled,
     /// The model failed.
@@ -117,6 +128,7 @@ impl AttemptEnd {
             AttemptEnd::TokenBudget => "token budget",
             AttemptEnd::TurnBudget => "turn budget",
             AttemptEnd::TimeUp => "time up",
+            AttemptEnd::Pruned => "pruned",
             AttemptEnd::Cancelled => "cancelled",
             AttemptEnd::Error { .. } => "error",
         }
@@ -166,6 +178,8 @@ impl Attempt {
             tool_errors: 0,
             tool_ms: 0,
             rejected: Vec::new(),
+            confidence: Window::new(options.prune.map_or(TAIL_TOKENS, |p| p.window_tokens)),
+            verified: None,
             end: None,
             started: None,
             elapsed: Duration::ZERO,
@@ -179,6 +193,25 @@ impl Attempt {
             turn_ended: false,
             nudged: false,
             call_refused: false,
+        }
+    }
+
+    /// An attempt that ended in an earlier process of the same run.
+    pub fn restored(report: &AttemptReport, steps: Vec<Step>, options: &SolverOptions) -> Attempt {
+        Attempt {
+            steps,
+            generated_tokens: report.generated_tokens,
+            given_tokens: report.given_tokens,
+            tool_calls: report.tool_calls,
+            tool_errors: report.tool_errors,
+            tool_ms: (report.tool_s * 1000.0).round() as u64,
+            rejected: report.rejected.clone(),
+            confidence: Window::restored(report.confidence, report.lowest_confidence),
+            verified: report.verified,
+            end: Some(report.end.clone()),
+            elapsed: Duration::try_from_secs_f64(report.elapsed_s).unwrap_or_default(),
+            logprob_sum: report.mean_logprob * report.generated_tokens as f64,
+            ..Attempt::new(report.number, report.seed, options)
         }
     }
 
@@ -210,6 +243,12 @@ impl Attempt {
     /// The answer, where the attempt ended with one.
     pub fn answer(&self) -> Option<i64> {
         if let Some(AttemptEnd::Answer { answer }) = self.end { Some(answer) } else { None }
+    }
+
+    /// The blocks that ran, in order.
+    pub fn codes(&self) -> Vec<String> {
+        let code = |step: &Step| if let Step::Call { code, .. } = step { Some(code.clone()) } else { None };
+        self.steps.iter().filter_map(code).collect()
     }
 
     /// Mean natural log-probability of the tokens that the model wrote; 0 where it wrote none.

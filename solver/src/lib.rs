@@ -8,8 +8,11 @@
 
 pub mod answer;
 pub mod attempt;
+pub mod clock;
+pub mod confidence;
 pub mod conversation;
 pub mod integer;
+pub mod journal;
 pub mod local;
 pub mod model;
 pub mod options;
@@ -24,16 +27,18 @@ pub mod submission;
 pub mod testing;
 pub mod tool;
 pub mod transcript;
+mod verify;
 pub mod vote;
 
 pub use answer::AnswerRange;
 pub use conversation::ChatSettings;
 pub use local::LocalModel;
 pub use model::{LanguageModel, Message, ModelError, Sampling};
-pub use options::{SolverOptions, StopRule};
+pub use options::SolverOptions;
 pub use problem::{Problem, ProblemError, ProblemSet, demo_set};
 pub use protocol::Protocol;
 pub use report::{ProblemReport, RunEnd, RunReport};
 pub use rollout::{CancelToken, SolveEvent};
-pub use run::{Outputs, RunError, RunEvent, run};
+pub use run::{Outputs, Run, RunError, RunEvent, Setup, run};
 pub use tool::Interpreter;
+pub use vote::{StopRule, VoteRule};

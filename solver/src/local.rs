@@ -6,6 +6,7 @@
 use engine::sampler::SamplerParams;
 use engine::scheduler::{EndReason, Scheduler, SeqId};
 
+use crate::confidence;
 use crate::conversation::{Chat, ChatSettings};
 use crate::model::{LanguageModel, Message, ModelError, ModelEvent, Rendered, Sampling, TurnEnd};
 use crate::protocol::Protocol;
@@ -83,7 +84,7 @@ impl LanguageModel for LocalModel {
 
     fn start(&mut self, prompt: &[u32], sampling: &Sampling) -> Result<SeqId, ModelError> {
         let Sampling { temperature, top_k, top_p, min_p, repeat_penalty, repeat_last_n, seed } = *sampling;
-        let n_top_logprobs = 0;
+        let n_top_logprobs = confidence::TOP_K;
         let params =
             SamplerParams { temperature, top_k, top_p, min_p, repeat_penalty, repeat_last_n, seed, n_top_logprobs };
         Ok(self.scheduler.start(prompt, &params).map_err(engine::Error::from)?)
@@ -114,6 +115,7 @@ impl LanguageModel for LocalModel {
             control: name(e.token),
             text: e.text,
             logprob: e.logprob,
+            confidence: confidence::of_token(e.top_logprobs.iter().map(|&(_, logprob)| logprob)),
             end: e.end.map(|end| match end {
                 EndReason::EndOfGeneration => TurnEnd::EndOfTurn,
                 EndReason::ContextFull => TurnEnd::ContextFull,

@@ -9,7 +9,7 @@ use std::hash::Hash;
 
 use engine::chat::harmony::HarmonyError;
 pub use engine::chat::{Message, ToolCall};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A language model that serves many sequences, one batch a step.
 pub trait LanguageModel {
@@ -57,7 +57,7 @@ pub struct Rendered {
 }
 
 /// How the next token is chosen. Defaults are llama.cpp's.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Sampling {
     /// 0 = always the likeliest token.
     pub temperature: f32,
@@ -100,6 +100,8 @@ pub struct ModelEvent<Seq> {
     pub control: Option<String>,
     /// Natural logarithm of its probability.
     pub logprob: f32,
+    /// How peaked the distribution was that it was drawn from, see [`crate::confidence`]; 0 where that isn't known.
+    pub confidence: f32,
     /// Set on the last token of a turn.
     pub end: Option<TurnEnd>,
 }

@@ -5,18 +5,22 @@
 
 use engine::chat::harmony::ReasoningEffort;
 use sandbox::Limits;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::answer::AnswerRange;
+use crate::clock::budget::BudgetOptions;
+use crate::confidence::PruneOptions;
 use crate::model::Sampling;
 use crate::protocol::Protocol;
+use crate::vote::{Counting, DEFAULT_CAP, StopRule, VoteRule};
 
 /// How a run is carried out.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SolverOptions {
     /// How the model calls Python. Default [`Protocol::Fenced`].
     pub protocol: Protocol,
     /// How long the model is asked to think, where it can be asked. Default: as the model has it.
+    #[serde(default, deserialize_with = "effort")]
     pub reasoning: Option<ReasoningEffort>,
     /// Attempts per problem. Default 4.
     pub attempts: usize,
@@ -29,7 +33,7 @@ pub struct SolverOptions {
     /// Python blocks that one attempt may run. Default 6.
     pub max_turns: usize,
     /// Limits of each Python block. Default 6 s, 1 GiB, 64 KiB of output.
-    #[serde(serialize_with = "limits")]
+    #[serde(with = "LimitFields")]
     pub python: Limits,
     /// Characters of a block's output that the model gets to see; head and tail are kept. Default 2048.
     pub output_chars: usize,
@@ -39,10 +43,16 @@ pub struct SolverOptions {
     pub sampling: Sampling,
     /// Seed of the run, from which each attempt's is derived. Default 0.
     pub seed: u64,
-    /// Wall-clock limit per problem. Default none.
-    pub problem_time_ms: Option<u64>,
-    /// Wall-clock limit of the run; each problem gets an equal share of what is left. Default none.
-    pub run_time_ms: Option<u64>,
+    /// What decides the vote. Default [`VoteRule::Majority`].
+    pub vote: VoteRule,
+    /// Confidence that counts in full. Default 20.
+    pub confidence_cap: f64,
+    /// Cuts attempts short that are less sure than the earlier ones. Default off.
+    pub prune: Option<PruneOptions>,
+    /// Runs an answer's code again in a fresh session; where it prints the answer, the vote counts twice. Default off.
+    pub verify: bool,
+    /// Time limits. Default none.
+    pub budget: BudgetOptions,
 }
 
 impl Default for SolverOptions {
@@ -60,21 +70,31 @@ impl Default for SolverOptions {
             stop: StopRule::Unbeatable,
             sampling: Sampling::default(),
             seed: 0,
-            problem_time_ms: None,
-            run_time_ms: None,
+            vote: VoteRule::Majority,
+            confidence_cap: DEFAULT_CAP,
+            prune: None,
+            verify: false,
+            budget: BudgetOptions::default(),
         }
     }
 }
 
-fn limits<S: Serializer>(limits: &Limits, serializer: S) -> Result<S::Ok, S::Error> {
-    #[derive(Serialize)]
-    struct Fields {
-        time_ms: u64,
-        memory_bytes: u64,
-        output_bytes: usize,
-    }
-    let Limits { time_ms, memory_bytes, output_bytes } = *limits;
-    Fields { time_ms, memory_bytes, output_bytes }.serialize(serializer)
+/// Reads a reasoning effort by its name: the engine only writes it.
+pub fn effort<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ReasoningEffort>, D::Error> {
+    let name = Option::<String>::deserialize(deserializer)?;
+    let parse = |name: String| {
+        name.parse().map_err(|_| serde::de::Error::custom(format!("no reasoning effort is called {name:?}")))
+    };
+    name.map(parse).transpose()
+}
+
+/// The sandbox knows no serde.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Limits")]
+struct LimitFields {
+    time_ms: u64,
+    memory_bytes: u64,
+    output_bytes: usize,
 }
 
 /// Most attempts per problem: a bound on memory, far above what one machine can serve.
@@ -90,28 +110,30 @@ impl SolverOptions {
         at_least("max-tokens", self.max_tokens, 1)?;
         at_least("output characters", self.output_chars, 64)?;
         at_least("python timeout (ms)", usize::try_from(self.python.time_ms).unwrap_or(usize::MAX), 1)?;
-        if self.attempts > MAX_ATTEMPTS {
-            return Err(OptionsError::TooLarge { name: "attempts", found: self.attempts, max: MAX_ATTEMPTS });
+        let at_most = |name, found: usize, max| {
+            if found > max { Err(OptionsError::TooLarge { name, found, max }) } else { Ok(()) }
+        };
+        at_most("attempts", self.attempts, MAX_ATTEMPTS)?;
+        if let StopRule::FirstK(k) = self.stop {
+            at_most("first-k", k, self.attempts)?;
+        }
+        if !(self.confidence_cap.is_finite() && self.confidence_cap > 0.0) {
+            return Err(OptionsError::ConfidenceCap { found: self.confidence_cap });
         }
         if !self.answer_range.contains(self.default_answer) {
             return Err(OptionsError::DefaultAnswer { found: self.default_answer, range: self.answer_range });
         }
         Ok(())
     }
-}
 
-/// When a problem may end early.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StopRule {
-    /// As soon as the running attempts can't change the winner any more. The answer is that of [`StopRule::All`].
-    Unbeatable,
-    /// When every attempt has ended.
-    All,
+    /// How ballots are counted.
+    pub fn counting(&self) -> Counting {
+        Counting { rule: self.vote, confidence_cap: self.confidence_cap, verifies: self.verify }
+    }
 }
 
 /// A setting outside its limits.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OptionsError {
     /// Below the smallest value that makes sense.
@@ -133,6 +155,12 @@ pub enum OptionsError {
         found: usize,
         /// Largest value allowed.
         max: usize,
+    },
+    /// Confidence is a positive number of nats.
+    #[error("the confidence cap is {found}; it must be a number above 0")]
+    ConfidenceCap {
+        /// Value given.
+        found: f64,
     },
     /// The answer for unsolved problems would itself be refused.
     #[error("the default answer {found} is outside the answer range {range}")]
@@ -172,12 +200,29 @@ mod tests {
     }
 
     #[test]
+    fn options_are_the_same_after_they_were_written_and_read() {
+        let options = SolverOptions {
+            stop: StopRule::FirstK(3),
+            prune: Some(PruneOptions::default()),
+            seed: u64::MAX,
+            budget: BudgetOptions { limit_ms: Some(18_000_000), ..BudgetOptions::default() },
+            ..SolverOptions::default()
+        };
+        let text = serde_json::to_string(&options).unwrap();
+        assert_eq!(serde_json::from_str::<SolverOptions>(&text).unwrap(), options);
+    }
+
+    #[test]
     fn limits_are_checked_with_the_name_of_the_setting() {
         assert_eq!(SolverOptions::default().validate(), Ok(()));
         let none = SolverOptions { attempts: 0, ..SolverOptions::default() };
         assert_eq!(none.validate(), Err(OptionsError::TooSmall { name: "attempts", found: 0, min: 1 }));
         let many = SolverOptions { attempts: 1 << 40, ..SolverOptions::default() };
         assert!(matches!(many.validate(), Err(OptionsError::TooLarge { name: "attempts", .. })));
+        let first = SolverOptions { stop: StopRule::FirstK(5), ..SolverOptions::default() };
+        assert_eq!(first.validate().unwrap_err().to_string(), "first-k is 5; it must be at most 4");
+        let cap = SolverOptions { confidence_cap: f64::NAN, ..SolverOptions::default() };
+        assert!(matches!(cap.validate(), Err(OptionsError::ConfidenceCap { .. })));
         let outside = SolverOptions { default_answer: -1, ..SolverOptions::default() };
         assert_eq!(
             outside.validate().unwrap_err().to_string(),

@@ -10,12 +10,13 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::answer::AnswerRange;
 
 /// One problem.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// Unique within its set.
     pub id: String,
@@ -71,6 +72,13 @@ impl ProblemSet {
         }
         let problem = Problem { id: "1".to_string(), text: text.trim().to_string(), answer: None };
         Ok(ProblemSet { name, path: None, problems: vec![problem] })
+    }
+}
+
+impl Problem {
+    /// A problem from one JSON object; `file` and `line` are for messages.
+    pub fn from_json(file: &str, line: u64, json: &str, range: AnswerRange) -> Result<Problem, ProblemError> {
+        check(file, &json_row(file, line, json)?, range)
     }
 }
 
@@ -254,38 +262,37 @@ fn unclosed_quote(text: &str) -> Option<usize> {
 }
 
 fn json_rows(file: &str, text: &str) -> Result<Vec<Row>, ProblemError> {
-    let mut rows = Vec::new();
-    for (line, json) in (1..).zip(text.lines()).filter(|(_, json)| !json.trim().is_empty()) {
-        let object: serde_json::Map<String, Value> = serde_json::from_str(json).map_err(|e| ProblemError::Json {
-            file: file.to_string(),
-            line,
-            message: e.to_string(),
-        })?;
-        let wrong = |field, value: Option<&Value>, expected| ProblemError::JsonField {
-            file: file.to_string(),
-            line,
-            field,
-            found: value.map_or("missing".to_string(), Value::to_string),
-            expected,
-        };
-        let number = |v: &Value| v.as_number().map(ToString::to_string);
-        let string = |v: &Value| v.as_str().map(str::to_string);
-        let (id, problem, answer) = (object.get("id"), object.get("problem"), object.get("answer"));
-        rows.push(Row {
-            line,
-            id: id
-                .and_then(|v| string(v).or_else(|| number(v)))
-                .ok_or_else(|| wrong("id", id, "a string or a number"))?,
-            text: problem.and_then(string).ok_or_else(|| wrong("problem", problem, "a string"))?,
-            answer: match answer {
-                None | Some(Value::Null) => String::new(),
-                Some(v) => string(v)
-                    .or_else(|| number(v))
-                    .ok_or_else(|| wrong("answer", answer, "an integer, a string that holds one, or null"))?,
-            },
-        });
-    }
-    Ok(rows)
+    let lines = (1..).zip(text.lines()).filter(|(_, json)| !json.trim().is_empty());
+    lines.map(|(line, json)| json_row(file, line, json)).collect()
+}
+
+fn json_row(file: &str, line: u64, json: &str) -> Result<Row, ProblemError> {
+    let object: serde_json::Map<String, Value> = serde_json::from_str(json).map_err(|e| ProblemError::Json {
+        file: file.to_string(),
+        line,
+        message: e.to_string(),
+    })?;
+    let wrong = |field, value: Option<&Value>, expected| ProblemError::JsonField {
+        file: file.to_string(),
+        line,
+        field,
+        found: value.map_or("missing".to_string(), Value::to_string),
+        expected,
+    };
+    let number = |v: &Value| v.as_number().map(ToString::to_string);
+    let string = |v: &Value| v.as_str().map(str::to_string);
+    let (id, problem, answer) = (object.get("id"), object.get("problem"), object.get("answer"));
+    Ok(Row {
+        line,
+        id: id.and_then(|v| string(v).or_else(|| number(v))).ok_or_else(|| wrong("id", id, "a string or a number"))?,
+        text: problem.and_then(string).ok_or_else(|| wrong("problem", problem, "a string"))?,
+        answer: match answer {
+            None | Some(Value::Null) => String::new(),
+            Some(v) => string(v)
+                .or_else(|| number(v))
+                .ok_or_else(|| wrong("answer", answer, "an integer, a string that holds one, or null"))?,
+        },
+    })
 }
 
 #[cfg(test)]

@@ -2,16 +2,16 @@
 //!
 //! Owns no behaviour beyond sums. Built by `run`.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::attempt::{Attempt, AttemptEnd};
 use crate::options::SolverOptions;
 use crate::problem::Problem;
 use crate::rollout::{ProblemStop, Solved};
-use crate::vote::VoteTable;
+use crate::vote::{Ballot, VoteTable};
 
 /// A whole run.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunReport {
     /// Settings.
     pub options: SolverOptions,
@@ -25,10 +25,12 @@ pub struct RunReport {
     pub warnings: Vec<String>,
     /// Why the submission on disk isn't up to date, where it isn't: then this report is all that holds the answers.
     pub unwritten: Option<String>,
+    /// Why the journal doesn't hold all of this, where it doesn't: then the run can't be gone on with.
+    pub journal: Option<String>,
 }
 
 /// How a run ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum RunEnd {
     /// Every problem was worked on.
@@ -70,7 +72,7 @@ impl RunReport {
 }
 
 /// One problem.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ProblemReport {
     /// Its id.
     pub id: String,
@@ -98,6 +100,28 @@ impl ProblemReport {
             stop: solved.stop,
             elapsed_s: solved.elapsed.as_secs_f64(),
             attempts: solved.attempts.iter().map(AttemptReport::new).collect(),
+        }
+    }
+
+    /// What a problem comes to by the attempts that have ended, before it has ended itself.
+    pub(crate) fn of_attempts(
+        problem: &Problem,
+        options: &SolverOptions,
+        attempts: Vec<AttemptReport>,
+    ) -> ProblemReport {
+        let ballots = attempts.iter().filter_map(|a| {
+            let AttemptEnd::Answer { answer } = a.end else { return None };
+            let (confidence, verified) = (a.confidence, a.verified == Some(true));
+            Some(Ballot { attempt: a.number, answer, confidence, verified })
+        });
+        let votes = options.counting().count(ballots);
+        ProblemReport {
+            answer: votes.winner(),
+            votes,
+            stop: ProblemStop::Cancelled,
+            elapsed_s: attempts.iter().map(|a| a.elapsed_s).fold(0.0, f64::max),
+            attempts,
+            ..ProblemReport::not_reached(problem)
         }
     }
 
@@ -135,7 +159,7 @@ impl ProblemReport {
 }
 
 /// One attempt.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AttemptReport {
     /// From 1.
     pub number: usize,
@@ -155,6 +179,12 @@ pub struct AttemptReport {
     pub tool_s: f64,
     /// Mean natural log-probability of its tokens.
     pub mean_logprob: f64,
+    /// Confidence of its last tokens, see [`crate::confidence`].
+    pub confidence: f64,
+    /// The lowest confidence of any window of its tokens.
+    pub lowest_confidence: f64,
+    /// Whether running its code again printed its answer; none where that wasn't tried.
+    pub verified: Option<bool>,
     /// Wall-clock time.
     pub elapsed_s: f64,
     /// Boxes that didn't count, with the reason.
@@ -162,7 +192,7 @@ pub struct AttemptReport {
 }
 
 impl AttemptReport {
-    fn new(attempt: &Attempt) -> AttemptReport {
+    pub(crate) fn new(attempt: &Attempt) -> AttemptReport {
         AttemptReport {
             number: attempt.number,
             seed: attempt.seed,
@@ -173,6 +203,9 @@ impl AttemptReport {
             tool_errors: attempt.tool_errors,
             tool_s: attempt.tool_ms as f64 / 1000.0,
             mean_logprob: attempt.mean_logprob(),
+            confidence: attempt.confidence.mean(),
+            lowest_confidence: attempt.confidence.lowest(),
+            verified: attempt.verified,
             elapsed_s: attempt.elapsed().as_secs_f64(),
             rejected: attempt.rejected.clone(),
         }

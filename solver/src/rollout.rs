@@ -2,23 +2,26 @@
 //!
 //! Carries out what each [`Attempt`] asks for. An attempt that waits for Python is out of the batch; one that can't
 //! start yet because every sequence is taken starts when one is freed. Ends when the vote is decided, the time is up,
-//! the run is interrupted or every attempt has ended. Called by `run`.
+//! the run is interrupted or every attempt has ended. Attempts that ended in an earlier process of the run vote too.
+//! Called by `run`.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use sandbox::Outcome;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::attempt::{Action, Attempt, AttemptEnd, MIN_ANSWER_TOKENS};
+use crate::clock::Clock;
 use crate::model::{LanguageModel, Message, ModelError, ModelEvent, Rendered, Sampling};
-use crate::options::{SolverOptions, StopRule, attempt_seed};
+use crate::options::{SolverOptions, attempt_seed};
 use crate::problem::Problem;
 use crate::prompt;
 use crate::tool::{Interpreter, Workers};
-use crate::vote::{Ballot, VoteTable};
+use crate::verify::Verifier;
+use crate::vote::{Ballot, StopRule, VoteTable};
 
 /// Solves problems one after the other.
 pub struct Solver<'a, M: LanguageModel> {
@@ -30,6 +33,21 @@ pub struct Solver<'a, M: LanguageModel> {
     pub options: &'a SolverOptions,
     /// Ends the run early.
     pub cancel: CancelToken,
+}
+
+/// When work on a problem ends at the latest.
+#[derive(Clone, Copy)]
+pub struct Deadline<'c> {
+    /// The run's clock.
+    pub clock: &'c dyn Clock,
+    /// Time on it.
+    pub at: Duration,
+}
+
+impl Deadline<'_> {
+    fn is_over(&self) -> bool {
+        self.clock.now() >= self.at
+    }
 }
 
 /// Asks a run to end; clones share one flag, which may be set from a signal handler.
@@ -64,13 +82,15 @@ pub struct Solved {
 }
 
 /// Why work on a problem ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProblemStop {
     /// Every attempt ended by itself.
     AllEnded,
     /// The vote was decided while attempts were running.
     Unbeatable,
+    /// As many attempts agreed as were asked for.
+    Agreed,
     /// The problem's time was up.
     TimeUp,
     /// The run was interrupted.
@@ -103,6 +123,15 @@ pub enum SolveEvent<'e> {
         attempt: usize,
         /// The block.
         code: &'e str,
+    },
+    /// The model was shown something: the output of its code, or a user turn.
+    Given {
+        /// Attempt.
+        attempt: usize,
+        /// What.
+        text: &'e str,
+        /// Whether it is a turn of its own.
+        is_user_turn: bool,
     },
     /// A block has run.
     ToolFinished {
@@ -137,27 +166,47 @@ impl<M: LanguageModel> Solver<'_, M> {
     pub fn solve(
         &mut self,
         problem: &Problem,
-        deadline: Option<Instant>,
+        deadline: Option<Deadline<'_>>,
+        observer: &mut dyn FnMut(SolveEvent<'_>),
+    ) -> Solved {
+        self.resume(problem, Vec::new(), deadline, observer)
+    }
+
+    /// Like [`Solver::solve`], with attempts that have ended already: each takes the place of the one with its number.
+    pub fn resume(
+        &mut self,
+        problem: &Problem,
+        ended: Vec<Attempt>,
+        deadline: Option<Deadline<'_>>,
         observer: &mut dyn FnMut(SolveEvent<'_>),
     ) -> Solved {
         let started = Instant::now();
         let options = self.options;
         let seeds: Vec<u64> = (1..=options.attempts).map(|n| attempt_seed(options.seed, &problem.id, n)).collect();
-        let attempts = seeds.iter().zip(1..).map(|(&seed, n)| Attempt::new(n, seed, options)).collect();
+        let mut attempts: Vec<Attempt> =
+            seeds.iter().zip(1..).map(|(&seed, n)| Attempt::new(n, seed, options)).collect();
+        for attempt in ended {
+            let i = attempt.number - 1;
+            attempts[i] = attempt;
+        }
         let mut work = Work {
             model: self.model,
             options,
             opening: prompt::opening(&problem.text, options),
-            workers: Workers::new(Arc::clone(&self.python), options.python, seeds),
-            attempts,
-            waiting: (0..options.attempts).collect(),
+            workers: Workers::new(Arc::clone(&self.python), options.python, seeds.iter().copied()),
+            verifier: Verifier::new(Arc::clone(&self.python), options.python, seeds),
+            waiting: (0..options.attempts).filter(|&i| attempts[i].end.is_none()).collect(),
             live: HashMap::new(),
             code: vec![None; options.attempts],
             seqs: vec![None; options.attempts],
+            verifying: BTreeSet::new(),
+            bar: None,
+            attempts,
             rate: Rate::default(),
             started,
             observer,
         };
+        work.raise_bar();
         let stop = work.run(deadline, &self.cancel);
         let (stop, fault) = match stop {
             Ok(stop) => (stop, None),
@@ -168,9 +217,14 @@ impl<M: LanguageModel> Solver<'_, M> {
             (None, ProblemStop::TimeUp) => AttemptEnd::TimeUp,
             (None, _) => AttemptEnd::Cancelled,
         };
+        for i in std::mem::take(&mut work.verifying) {
+            work.finished(i);
+        }
         for i in 0..work.attempts.len() {
             if work.attempts[i].end.is_none() {
-                work.end(i, end.clone());
+                work.attempts[i].finish(end.clone());
+                work.free(i);
+                work.finished(i);
             }
         }
         let votes = work.votes();
@@ -185,6 +239,7 @@ struct Work<'w, M: LanguageModel> {
     /// What every attempt begins with.
     opening: Vec<Message>,
     workers: Workers,
+    verifier: Verifier,
     attempts: Vec<Attempt>,
     /// Attempts that have no sequence yet.
     waiting: VecDeque<usize>,
@@ -192,19 +247,23 @@ struct Work<'w, M: LanguageModel> {
     /// The block that runs in each attempt.
     code: Vec<Option<String>>,
     seqs: Vec<Option<M::Seq>>,
+    /// Attempts that have answered and whose code is being run again: they don't vote yet.
+    verifying: BTreeSet<usize>,
+    /// Confidence that a running attempt has to keep, where that is asked for.
+    bar: Option<f64>,
     rate: Rate,
     started: Instant,
     observer: &'w mut dyn FnMut(SolveEvent<'_>),
 }
 
 impl<M: LanguageModel> Work<'_, M> {
-    fn run(&mut self, deadline: Option<Instant>, cancel: &CancelToken) -> Result<ProblemStop, ModelError> {
+    fn run(&mut self, deadline: Option<Deadline<'_>>, cancel: &CancelToken) -> Result<ProblemStop, ModelError> {
         let prompt = self.model.render_chat(&self.opening)?;
         loop {
             if cancel.is_cancelled() {
                 return Ok(ProblemStop::Cancelled);
             }
-            if deadline.is_some_and(|d| Instant::now() >= d) {
+            if deadline.is_some_and(|d| d.is_over()) {
                 return Ok(ProblemStop::TimeUp);
             }
             while self.live.len() < self.model.n_seq() {
@@ -220,15 +279,23 @@ impl<M: LanguageModel> Work<'_, M> {
                     Err(error) => self.end(i, AttemptEnd::Error { message: error.to_string() }),
                 }
             }
-            let n_running = self.attempts.iter().filter(|a| a.end.is_none()).count();
-            if n_running == 0 {
+            let running = self.running();
+            if running.is_empty() {
                 return Ok(ProblemStop::AllEnded);
             }
-            if self.options.stop == StopRule::Unbeatable && self.votes().is_unbeatable(n_running) {
-                return Ok(ProblemStop::Unbeatable);
+            if self.options.stop.is_decided(&self.options.counting(), &self.votes(), &running) {
+                let agreed = matches!(self.options.stop, StopRule::FirstK(_));
+                return Ok(if agreed { ProblemStop::Agreed } else { ProblemStop::Unbeatable });
             }
             let wait = if self.model.has_work() { Duration::ZERO } else { IDLE_WAIT };
-            if let Some((i, outcome)) = self.workers.poll(wait) {
+            if let Some((i, verified)) = self.verifier.poll(if self.workers.is_busy() { Duration::ZERO } else { wait })
+            {
+                self.attempts[i].verified = Some(verified);
+                self.verifying.remove(&i);
+                self.finished(i);
+                continue;
+            }
+            if let Some((i, outcome)) = self.workers.poll(if self.workers.is_busy() { wait } else { Duration::ZERO }) {
                 self.on_outcome(i, outcome);
                 continue;
             }
@@ -237,10 +304,16 @@ impl<M: LanguageModel> Work<'_, M> {
                     self.on_event(event);
                 }
                 self.report_progress();
-            } else if !self.workers.is_busy() && !self.live.is_empty() {
+            } else if !self.workers.is_busy() && self.verifying.is_empty() && !self.live.is_empty() {
                 return Err(ModelError::Failed("the model has no work although attempts are running".to_string()));
             }
         }
+    }
+
+    /// Numbers of the attempts whose vote is still open.
+    fn running(&self) -> Vec<usize> {
+        let is_open = |&(i, a): &(usize, &Attempt)| a.end.is_none() || self.verifying.contains(&i);
+        self.attempts.iter().enumerate().filter(is_open).map(|(_, a)| a.number).collect()
     }
 
     fn on_event(&mut self, event: ModelEvent<M::Seq>) {
@@ -248,11 +321,16 @@ impl<M: LanguageModel> Work<'_, M> {
         let Some(&i) = self.live.get(&event.seq) else { return };
         self.rate.count();
         (self.observer)(SolveEvent::Text { attempt: i + 1, text: &event.text });
+        self.attempts[i].confidence.push(event.confidence);
         let mut action = self.attempts[i].on_token(&event.text, event.control.as_deref(), event.logprob);
         if let (Action::Continue, Some(end)) = (&action, event.end) {
             action = self.attempts[i].on_turn_end(end);
         }
         self.act(i, action);
+        let window = &self.attempts[i].confidence;
+        if self.attempts[i].end.is_none() && window.is_full() && self.bar.is_some_and(|bar| window.mean() < bar) {
+            self.end(i, AttemptEnd::Pruned);
+        }
     }
 
     fn on_outcome(&mut self, i: usize, outcome: Outcome) {
@@ -280,6 +358,7 @@ impl<M: LanguageModel> Work<'_, M> {
                 Ok(())
             }
             Action::Say(text) => {
+                (self.observer)(SolveEvent::Given { attempt: i + 1, text: &text, is_user_turn: false });
                 let tokens = self.model.tokenize_text(&text);
                 self.append(i, seq, &tokens).map(|fits| {
                     if fits {
@@ -287,12 +366,20 @@ impl<M: LanguageModel> Work<'_, M> {
                     }
                 })
             }
-            Action::Ask(text) => self.model.render_follow_up(&text).and_then(|turn| self.open_turn(i, seq, &turn)),
+            Action::Ask(text) => {
+                (self.observer)(SolveEvent::Given { attempt: i + 1, text: &text, is_user_turn: true });
+                self.model.render_follow_up(&text).and_then(|turn| self.open_turn(i, seq, &turn))
+            }
             Action::Return { tool, output, turn_ended } => {
+                (self.observer)(SolveEvent::Given { attempt: i + 1, text: &output, is_user_turn: false });
                 let turn = self.model.render_result(&tool, &output, turn_ended);
                 turn.and_then(|turn| self.open_turn(i, seq, &turn))
             }
-            Action::Reopen(turns) => self.reopen(i, seq, &turns),
+            Action::Reopen(turns) => {
+                let asked = turns.last().map_or("", |m| m.content.as_str());
+                (self.observer)(SolveEvent::Given { attempt: i + 1, text: asked, is_user_turn: true });
+                self.reopen(i, seq, &turns)
+            }
         };
         if let Err(error) = result {
             self.end(i, AttemptEnd::Error { message: error.to_string() });
@@ -335,20 +422,51 @@ impl<M: LanguageModel> Work<'_, M> {
         self.leave(i);
     }
 
-    /// Frees what an ended attempt holds.
+    /// Frees what an ended attempt holds, and has its answer verified where that is asked for.
     fn leave(&mut self, i: usize) {
+        self.free(i);
+        self.raise_bar();
+        let attempt = &self.attempts[i];
+        if let (true, Some(answer)) = (self.options.verify, attempt.answer())
+            && self.verifier.begin(i, attempt.codes(), answer)
+        {
+            self.verifying.insert(i);
+            return;
+        }
+        self.finished(i);
+    }
+
+    fn free(&mut self, i: usize) {
         if let Some(seq) = self.seqs[i].take() {
             self.live.remove(&seq);
             self.model.release(seq);
         }
         self.waiting.retain(|&w| w != i);
+    }
+
+    fn finished(&mut self, i: usize) {
         (self.observer)(SolveEvent::AttemptFinished { attempt: &self.attempts[i] });
     }
 
+    /// Sets the bar of confidence from the attempts that have ended by themselves.
+    fn raise_bar(&mut self) {
+        let Some(prune) = self.options.prune else { return };
+        let by_itself = |a: &&Attempt| {
+            let cut =
+                |end: &AttemptEnd| matches!(end, AttemptEnd::Pruned | AttemptEnd::Cancelled | AttemptEnd::Error { .. });
+            a.generated_tokens > 0 && a.end.as_ref().is_some_and(|end| !cut(end))
+        };
+        let lowest: Vec<f64> = self.attempts.iter().filter(by_itself).map(|a| a.confidence.lowest()).collect();
+        self.bar = prune.bar(&lowest);
+    }
+
     fn votes(&self) -> VoteTable {
-        VoteTable::count(self.attempts.iter().filter_map(|a| {
-            a.answer().map(|answer| Ballot { attempt: a.number, answer, mean_logprob: a.mean_logprob() })
-        }))
+        let ballot = |(i, a): (usize, &Attempt)| {
+            let answer = a.answer().filter(|_| !self.verifying.contains(&i))?;
+            let (confidence, verified) = (a.confidence.mean(), a.verified == Some(true));
+            Some(Ballot { attempt: a.number, answer, confidence, verified })
+        };
+        self.options.counting().count(self.attempts.iter().enumerate().filter_map(ballot))
     }
 
     fn report_progress(&mut self) {

@@ -5,6 +5,7 @@
 //! what can't be written and what would overwrite the problems themselves. Called by `run`.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -79,15 +80,21 @@ impl Submission {
         }
         let rows: Vec<(String, i64)> = problems.problems.iter().map(|p| (p.id.clone(), default_answer)).collect();
         let index = rows.iter().enumerate().map(|(i, (id, _))| (id.clone(), i)).collect();
+        remove_leftovers(&target);
         let submission = Submission { path: target, rows, index };
         submission.write()?;
         Ok(submission)
     }
 
-    /// Sets the answer of a problem and writes the file.
+    /// Sets the answer of a problem, which gets a row if it has none, and writes the file.
     pub fn answer(&mut self, id: &str, answer: i64) -> Result<(), OutputError> {
-        let row = self.index[id];
-        self.rows[row].1 = answer;
+        match self.index.get(id) {
+            Some(&row) => self.rows[row].1 = answer,
+            None => {
+                self.index.insert(id.to_string(), self.rows.len());
+                self.rows.push((id.to_string(), answer));
+            }
+        }
         self.write()
     }
 
@@ -112,16 +119,34 @@ impl Submission {
 
 /// Replaces a file so that no crash leaves a part of it.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let mut file = NamedTempFile::with_prefix_in(".aimo-", folder)?;
+    let folder = folder_of(path);
+    let mut file = NamedTempFile::with_prefix_in(temporary_prefix(path), folder)?;
     file.write_all(bytes)?;
     set_mode(file.as_file(), path)?;
     file.as_file().sync_all()?;
     file.persist(path).map_err(|e| e.error)?;
     File::open(folder)?.sync_all()
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn temporary_prefix(path: &Path) -> OsString {
+    let mut prefix = OsString::from(".");
+    prefix.push(path.file_name().unwrap_or_default());
+    prefix.push(".tmp-");
+    prefix
+}
+
+/// Removes temporary files of this output that a process left behind when it was killed; what can't be removed stays.
+fn remove_leftovers(path: &Path) {
+    let prefix = temporary_prefix(path);
+    for entry in fs::read_dir(folder_of(path)).into_iter().flatten().flatten() {
+        if entry.file_name().as_encoded_bytes().starts_with(prefix.as_encoded_bytes()) {
+            fs::remove_file(entry.path()).ok();
+        }
+    }
 }
 
 /// A temporary file is private to its owner; the result gets the mode of the file that it replaces, or the usual one.
@@ -154,8 +179,22 @@ mod tests {
         let mut submission = Submission::create(&path, &problems(&["a", "b,\"c\"", "d"], None), 7).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "id,answer\na,7\n\"b,\"\"c\"\"\",7\nd,7\n");
         submission.answer("b,\"c\"", 42).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "id,answer\na,7\n\"b,\"\"c\"\"\",42\nd,7\n");
+        submission.answer("e", 5).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "id,answer\na,7\n\"b,\"\"c\"\"\",42\nd,7\ne,5\n");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out.csv");
+        for name in [".out.csv.tmp-Ab3", ".other.csv.tmp-Ab3"] {
+            fs::write(dir.path().join(name), "id,ans").unwrap();
+        }
+        Submission::create(&path, &problems(&["a"], None), 7).unwrap();
+        let mut left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".other.csv.tmp-Ab3", "out.csv"]);
     }
 
     #[test]

@@ -8,9 +8,11 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use sandbox::{Limits, Outcome, Status};
 
+use crate::clock::FakeClock;
 use crate::model::{LanguageModel, Message, ModelError, ModelEvent, Rendered, Sampling, TurnEnd};
 use crate::tool::{Interpreter, PythonSession};
 
@@ -21,6 +23,8 @@ pub struct Script {
     pub turns: Vec<String>,
     /// Log-probability of each of its tokens.
     pub logprob: f32,
+    /// Confidence of each of its tokens.
+    pub confidence: f32,
     /// Steps before its first token.
     pub delay_steps: usize,
     /// The last text is written again and again.
@@ -31,12 +35,17 @@ impl Script {
     /// Writes these texts.
     pub fn new(turns: &[&str]) -> Script {
         let turns = turns.iter().map(|t| t.to_string()).collect();
-        Script { turns, logprob: -0.5, delay_steps: 0, endless: false }
+        Script { turns, logprob: -0.5, confidence: 10.0, delay_steps: 0, endless: false }
     }
 
     /// With another log-probability.
     pub fn logprob(self, logprob: f32) -> Script {
         Script { logprob, ..self }
+    }
+
+    /// With another confidence.
+    pub fn confidence(self, confidence: f32) -> Script {
+        Script { confidence, ..self }
     }
 
     /// Begins after this many steps.
@@ -68,6 +77,8 @@ pub struct ScriptedModel {
     n_steps: usize,
     largest_batch: usize,
     split_state: u64,
+    /// Moved by this much in every step.
+    clock: Option<(FakeClock, Duration)>,
 }
 
 #[derive(Debug)]
@@ -79,6 +90,7 @@ struct ScriptedSeq {
     turn: String,
     at: usize,
     logprob: f32,
+    confidence: f32,
     delay_steps: usize,
     endless: bool,
     running: bool,
@@ -101,6 +113,7 @@ impl ScriptedModel {
             n_steps: 0,
             largest_batch: 0,
             split_state: 0,
+            clock: None,
         }
     }
 
@@ -132,6 +145,11 @@ impl ScriptedModel {
     /// Fails at the n-th step, from 1, and ever after.
     pub fn failing_at_step(self, n: usize) -> ScriptedModel {
         ScriptedModel { fail_at_step: Some(n), ..self }
+    }
+
+    /// Moves a clock with every step.
+    pub fn with_clock(self, clock: FakeClock, step: Duration) -> ScriptedModel {
+        ScriptedModel { clock: Some((clock, step)), ..self }
     }
 
     /// Everything in the n-th sequence that was started: prompt, written and appended text.
@@ -247,6 +265,7 @@ impl LanguageModel for ScriptedModel {
             turns,
             at: 0,
             logprob: script.logprob,
+            confidence: script.confidence,
             delay_steps: script.delay_steps,
             endless: script.endless,
             running: true,
@@ -285,6 +304,9 @@ impl LanguageModel for ScriptedModel {
 
     fn step(&mut self) -> Result<Vec<ModelEvent<usize>>, ModelError> {
         self.n_steps += 1;
+        if let Some((clock, step)) = &self.clock {
+            clock.advance(*step);
+        }
         if self.fail_at_step.is_some_and(|n| self.n_steps >= n) {
             return Err(ModelError::Failed("the device was lost".to_string()));
         }
@@ -316,9 +338,9 @@ impl LanguageModel for ScriptedModel {
             entry.text += &token;
             entry.n_tokens += 1;
             entry.running = end.is_none();
-            let logprob = entry.logprob;
+            let (logprob, confidence) = (entry.logprob, entry.confidence);
             let (text, control) = if is_control { (String::new(), Some(token)) } else { (token, None) };
-            events.push(ModelEvent { seq, text, control, logprob, end });
+            events.push(ModelEvent { seq, text, control, logprob, confidence, end });
         }
         self.largest_batch = self.largest_batch.max(events.len());
         Ok(events)

@@ -1,11 +1,13 @@
 //! One problem on a scripted model: every way that an attempt can go and every way that a problem can end.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sandbox::{Outcome, Status};
 use solver::attempt::{Attempt, AttemptEnd, Step};
-use solver::rollout::{ProblemStop, Solved, Solver};
+use solver::clock::FakeClock;
+use solver::confidence::PruneOptions;
+use solver::rollout::{Deadline, ProblemStop, Solved, Solver};
 use solver::testing::{FakePython, Script, ScriptedModel};
 use solver::{CancelToken, Problem, SolveEvent, SolverOptions, StopRule};
 
@@ -324,7 +326,7 @@ fn both_stop_rules_choose_the_same_answer() {
         let scripts = || {
             answers.iter().enumerate().map(|(i, a)| {
                 let box_ = format!("\\boxed{{{a}}}");
-                Script::new(&[&box_]).delayed((code * (i + 3)) % 7).logprob(-0.1 * (i as f32 + 1.0))
+                Script::new(&[&box_]).delayed((code * (i + 3)) % 7).confidence(2.0 * (i as f32 + 1.0))
             })
         };
         let winner = |stop| {
@@ -338,10 +340,10 @@ fn both_stop_rules_choose_the_same_answer() {
 #[test]
 fn ties_go_to_the_more_confident_answer() {
     let scripts = [
-        Script::new(&["\\boxed{5}"]).logprob(-0.9),
-        Script::new(&["\\boxed{6}"]).logprob(-0.2),
-        Script::new(&["\\boxed{6}"]).logprob(-0.3),
-        Script::new(&["\\boxed{5}"]).logprob(-0.1),
+        Script::new(&["\\boxed{5}"]).confidence(3.0),
+        Script::new(&["\\boxed{6}"]).confidence(9.0),
+        Script::new(&["\\boxed{6}"]).confidence(8.0),
+        Script::new(&["\\boxed{5}"]).confidence(12.0),
     ];
     let solved = solve_with(&mut ScriptedModel::new(scripts), python(), &options(4));
     assert_eq!(solved.votes.winner(), Some(6));
@@ -362,10 +364,12 @@ fn time_and_interrupts_end_a_problem_with_the_votes_so_far() {
     });
     assert_eq!((solved.stop, solved.votes.winner()), (ProblemStop::Cancelled, Some(5)));
     assert_eq!(solved.attempts[1].end, Some(AttemptEnd::Cancelled));
-    let mut model = ScriptedModel::new(scripts());
+    let clock = FakeClock::default();
+    let mut model = ScriptedModel::new(scripts()).with_clock(clock.clone(), Duration::from_millis(1));
     let mut solver = Solver { model: &mut model, python: python(), options: &options, cancel: CancelToken::default() };
-    let deadline = Instant::now() + Duration::from_millis(100);
+    let deadline = Deadline { clock: &clock, at: Duration::from_millis(100) };
     let solved = solver.solve(&problem(), Some(deadline), &mut |_| {});
+    assert_eq!(solved.attempts[1].generated_tokens, 100, "not a step longer");
     assert_eq!((solved.stop, solved.votes.winner()), (ProblemStop::TimeUp, Some(5)));
     assert_eq!(solved.attempts[1].end, Some(AttemptEnd::TimeUp));
     assert_eq!(model.n_live(), 0);
@@ -411,4 +415,55 @@ fn however_the_text_is_cut_into_tokens_the_attempt_is_the_same() {
         };
         assert_eq!(codes(attempt), codes(&expected));
     }
+}
+
+#[test]
+fn first_k_cancels_the_rest_as_soon_as_k_agree() {
+    let mut scripts = vec![Script::new(&["\\boxed{6}"]), Script::new(&["\\boxed{7}"]), Script::new(&["\\boxed{7}"])];
+    scripts.extend((0..3).map(|_| Script::new(&["word "]).endless()));
+    let mut model = ScriptedModel::new(scripts);
+    let solved = solve_with(&mut model, python(), &SolverOptions { stop: StopRule::FirstK(2), ..options(6) });
+    assert_eq!((solved.stop, solved.votes.winner()), (ProblemStop::Agreed, Some(7)));
+    assert!(solved.attempts[3..].iter().all(|a| a.end == Some(AttemptEnd::Cancelled)));
+}
+
+#[test]
+fn a_verified_vote_counts_twice() {
+    let claimed = || Script::new(&["```python\nprint(391)\n```", "So \\boxed{17}"]);
+    let computed = || Script::new(&["```python\nprint(391)\n```", "So \\boxed{391}"]);
+    let answers = |verify| {
+        let scripts = [claimed(), Script::new(&["\\boxed{17}"]), computed()];
+        let options = SolverOptions { verify, stop: StopRule::All, ..options(3) };
+        let solved = solve_with(&mut ScriptedModel::new(scripts), python(), &options);
+        let verified: Vec<Option<bool>> = solved.attempts.iter().map(|a| a.verified).collect();
+        (solved.votes.winner(), solved.votes.rows.iter().map(|r| r.points).collect::<Vec<_>>(), verified)
+    };
+    assert_eq!(answers(false), (Some(17), vec![2, 1], vec![None, None, None]));
+    // Two points each: equal confidence, so the earlier attempt would win; with one claim less it doesn't.
+    assert_eq!(answers(true), (Some(17), vec![2, 2], vec![Some(false), None, Some(true)]));
+    let options = SolverOptions { verify: true, ..options(2) };
+    let solved = solve_with(&mut ScriptedModel::new([claimed(), computed()]), python(), &options);
+    assert_eq!(solved.votes.winner(), Some(391));
+}
+
+#[test]
+fn attempts_that_are_less_sure_than_the_first_ones_are_cut_short() {
+    let prune = Some(PruneOptions { warmup: 2, keep_percent: 50.0, window_tokens: 8 });
+    let long = "a thought of some length that fills the window; ";
+    let sure = |c: f32| Script::new(&[&format!("{long}\\boxed{{7}}")]).confidence(c);
+    let doubtful = Script::new(&[long]).endless().confidence(4.0).delayed(60);
+    let confident = Script::new(&[&format!("{long}{long}\\boxed{{7}}")]).confidence(9.0).delayed(60);
+    let mut model = ScriptedModel::new([sure(10.0), sure(5.0), doubtful, confident]);
+    let options = SolverOptions { prune, stop: StopRule::All, ..options(4) };
+    let solved = solve_with(&mut model, python(), &options);
+    assert_eq!(solved.attempts[2].end, Some(AttemptEnd::Pruned));
+    assert!(solved.attempts[2].generated_tokens <= 8 + 1, "{}", solved.attempts[2].generated_tokens);
+    assert_eq!(solved.attempts[3].end, Some(AttemptEnd::Pruned), "9 is below the better half's 10");
+    let lenient = SolverOptions { prune: Some(PruneOptions { keep_percent: 100.0, ..prune.unwrap() }), ..options };
+    let doubtful = Script::new(&[long]).endless().confidence(4.0).delayed(60);
+    let confident = Script::new(&[&format!("{long}{long}\\boxed{{7}}")]).confidence(9.0).delayed(60);
+    let mut model = ScriptedModel::new([sure(10.0), sure(5.0), doubtful, confident]);
+    let solved = solve_with(&mut model, python(), &lenient);
+    assert_eq!(solved.attempts[2].end, Some(AttemptEnd::Pruned));
+    assert_eq!(solved.votes.rows[0].attempts, [1, 2, 4]);
 }

@@ -4,9 +4,13 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use solver::clock::budget::BudgetOptions;
+use solver::clock::{Clock, FakeClock};
 use solver::rollout::ProblemStop;
 use solver::testing::{FakePython, Script, ScriptedModel};
-use solver::{CancelToken, Outputs, ProblemSet, RunEnd, RunError, RunEvent, RunReport, SolverOptions, run as run_set};
+use solver::{
+    CancelToken, Outputs, ProblemSet, RunEnd, RunError, RunEvent, RunReport, Setup, SolverOptions, run as run_set,
+};
 
 struct Set {
     dir: tempfile::TempDir,
@@ -55,7 +59,12 @@ impl Set {
         observer: &mut dyn FnMut(RunEvent<'_>),
     ) -> Result<RunReport, RunError> {
         let python = Arc::new(FakePython::new(|_, _| FakePython::ok("391\n")));
-        run_set(model, python, &self.problems, options, self.outputs(), cancel, observer)
+        let setup = Setup {
+            outputs: self.outputs(),
+            cancel: cancel.clone(),
+            ..Setup::new(options, self.problems.problems.len())
+        };
+        run_set(model, python, &self.problems, setup, observer)
     }
 }
 
@@ -167,23 +176,37 @@ fn a_model_that_fails_leaves_a_row_for_every_id() {
 fn the_time_of_a_run_is_shared_and_ends_it() {
     let set = Set::new(THREE);
     let endless = || Script::new(&["word "]).endless();
-    let mut model = ScriptedModel::new([boxed("1"), endless(), endless()]);
-    let options = SolverOptions { max_tokens: usize::MAX, run_time_ms: Some(300), ..options(1) };
-    let mut budgets = Vec::new();
-    let report = set
-        .run_observed(&mut model, &options, &CancelToken::default(), &mut |event| {
+    let clock = FakeClock::default();
+    let step = std::time::Duration::from_millis(100);
+    let solve = |scripts: Vec<Script>, limit_ms, problem_ms| {
+        let mut model = ScriptedModel::new(scripts).with_clock(clock.clone(), step);
+        let budget =
+            BudgetOptions { limit_ms: Some(limit_ms), problem_ms, reserve_ms: Some(1000), ..Default::default() };
+        let options = SolverOptions { max_tokens: usize::MAX, budget, ..options(1) };
+        let start = Arc::new(clock.clone());
+        let setup = Setup { outputs: set.outputs(), clock: start, ..Setup::new(&options, 3) };
+        let mut budgets = Vec::new();
+        let python = Arc::new(FakePython::counting());
+        let report = run_set(&mut model, python, &set.problems, setup, &mut |event| {
             if let RunEvent::ProblemStarted { budget, .. } = event {
                 budgets.push(budget.unwrap().as_millis());
             }
-        })
-        .unwrap();
+        });
+        (report.unwrap(), budgets)
+    };
+    let (report, budgets) = solve(vec![boxed("1"), endless(), endless()], 31_000, None);
     assert_eq!(report.problems.iter().map(|p| p.answer).collect::<Vec<_>>(), [Some(1), None, None]);
     assert_eq!(report.problems[1].stop, ProblemStop::TimeUp);
-    assert!(budgets[0] <= 100 && budgets.iter().sum::<u128>() <= 400, "{budgets:?}");
-    let none = SolverOptions { run_time_ms: Some(0), ..options };
-    let report = set.run(&mut ScriptedModel::new([]), &none).unwrap();
-    assert_eq!(report.end, RunEnd::TimeUp);
+    // What the first left of its 10 s goes to the second; the third gets its share.
+    let used = 100 * report.problems[0].generated_tokens() as u128;
+    assert_eq!(budgets, [10_000, 20_000 - used, 10_000]);
+    assert!(clock.now() <= std::time::Duration::from_secs(30), "the reserve is kept: {:?}", clock.now());
+    // The time was up before: every id has its row all the same.
+    let (report, budgets) = solve(Vec::new(), 20_000, None);
+    assert_eq!((report.end, budgets), (RunEnd::TimeUp, vec![]));
     assert_eq!(set.submission(), "id,answer\na,0\nb,0\nc,0\n");
+    let (report, budgets) = solve(vec![endless(), endless(), endless()], 1_000_000, Some(700));
+    assert_eq!((report.end, budgets), (RunEnd::Complete, vec![700, 700, 700]));
 }
 
 #[test]
@@ -228,14 +251,14 @@ fn a_submission_that_cannot_be_written_for_a_while_is_written_in_the_end() {
     let outputs = || Outputs::prepare(Some(&out), None, &set.problems, 0).unwrap();
     let away = set.dir.path().join("away");
     let python = || Arc::new(FakePython::counting());
-    let cancel = CancelToken::default();
+    let one = options(1);
+    let setup = || Setup { outputs: outputs(), ..Setup::new(&one, 3) };
     let mut move_folder = |event: RunEvent<'_>| match event {
         RunEvent::ProblemStarted { index: 0, .. } => fs::rename(&folder, &away).unwrap(),
         RunEvent::ProblemStarted { index: 2, .. } => fs::rename(&away, &folder).unwrap(),
         _ => {}
     };
-    let report =
-        run_set(&mut model, python(), &set.problems, &options(1), outputs(), &cancel, &mut move_folder).unwrap();
+    let report = run_set(&mut model, python(), &set.problems, setup(), &mut move_folder).unwrap();
     assert_eq!(report.warnings.len(), 2, "{:?}", report.warnings);
     assert_eq!(fs::read_to_string(&out).unwrap(), "id,answer\na,1\nb,2\nc,3\n");
     assert_eq!(report.unwritten, None);
@@ -246,7 +269,7 @@ fn a_submission_that_cannot_be_written_for_a_while_is_written_in_the_end() {
             fs::rename(&folder, &away).unwrap();
         }
     };
-    let report = run_set(&mut model, python(), &set.problems, &options(1), outputs(), &cancel, &mut take_away).unwrap();
+    let report = run_set(&mut model, python(), &set.problems, setup(), &mut take_away).unwrap();
     assert!(report.unwritten.is_some_and(|message| message.contains("out.csv")));
     assert_eq!(report.problems[2].answer, Some(3), "the answers are still in the report");
 }

@@ -8,6 +8,7 @@ pub mod kernels;
 pub mod logits;
 pub mod perplexity;
 pub mod python;
+pub mod replay;
 pub mod run;
 pub mod synth;
 pub mod tokenize;

@@ -34,6 +34,8 @@ fn a_problem_is_solved() {
         "3",
         "--max-tokens",
         "300",
+        "--run-dir",
+        dir.path().join("run").to_str().unwrap(),
         "--transcripts",
         dir.path().join("t").to_str().unwrap(),
     ]);

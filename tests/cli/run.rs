@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::tiny::Tiny;
-use crate::tools::{Done, aimo, command};
+use crate::tools::{Done, command};
 
 struct Case {
     dir: tempfile::TempDir,
@@ -32,7 +32,9 @@ impl Case {
 
     fn run(&self, args: &[&str]) -> Done {
         let always = ["run", "-m", self.model.to_str().unwrap(), "--backend", "cpu"];
-        aimo(always.iter().chain(args))
+        // Run folders go where the test's files are.
+        let command = &mut command();
+        Done::from(command.current_dir(self.dir.path()).args(always.iter().chain(args)).output().unwrap())
     }
 }
 
@@ -98,6 +100,7 @@ fn an_interrupted_run_leaves_a_whole_submission() {
     let mut child = command()
         .args(["run", "-m", case.model.to_str().unwrap(), "--backend", "cpu", &csv, "-o", &out])
         .args(["--attempts", "2", "--max-tokens", "800"])
+        .current_dir(case.dir.path())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

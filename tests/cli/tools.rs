@@ -58,10 +58,10 @@ impl Done {
     }
 }
 
-/// The program, without a terminal.
+/// The program, without a terminal, where folders of runs may be made.
 pub fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_aimo-engine"));
-    command.stdin(Stdio::null());
+    command.stdin(Stdio::null()).current_dir(env!("CARGO_TARGET_TMPDIR"));
     command
 }
 

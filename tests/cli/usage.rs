@@ -6,7 +6,7 @@ use crate::tools::aimo;
 fn help_lists_every_command() {
     let text = aimo(["--help"]).ok();
     for command in
-        ["run", "generate", "info", "tokenize", "logits", "bench", "perplexity", "synth", "devices", "python"]
+        ["run", "replay", "generate", "info", "tokenize", "logits", "bench", "perplexity", "synth", "devices", "python"]
     {
         assert!(text.lines().any(|l| l.trim_start().starts_with(command)), "{command} is not in {text}");
         assert!(aimo([command, "--help"]).ok().contains("Usage:"), "{command}");
@@ -38,6 +38,11 @@ fn wrong_arguments_end_with_status_2() {
     aimo(["run", "-m", "m.gguf", "p.csv", "--protocol", "react"]).refuses_usage("output-fence");
     aimo(["run", "-m", "m.gguf", "p.csv", "--reasoning", "max"]).refuses_usage("medium");
     aimo(["generate", "-m", "m.gguf", "-p", "x", "--reasoning", "low"]).refuses_usage("--chat");
+    aimo(["run", "-m", "m.gguf", "p.csv", "--stop", "first-k:9"]).refuses_usage("at most 4");
+    aimo(["run", "-m", "m.gguf", "p.csv", "--stop", "soon"]).refuses_usage("first-k:K");
+    aimo(["run", "-m", "m.gguf", "p.csv", "--time-limit", "5 moons"]).refuses_usage("such as 5h");
+    aimo(["run", "-m", "m.gguf", "p.csv", "--problem-base", "5s"]).refuses_usage("--time-limit");
+    aimo(["run", "p.csv"]).refuses_usage("-m FILE");
 }
 
 #[test]

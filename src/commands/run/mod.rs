@@ -1,0 +1,344 @@
+//! `aimo-engine run`: solves a set of problems. Inputs and outputs are checked before the model is loaded; progress
+//! goes to standard error, the result table (or one JSON object) to standard output.
+//!
+//! Every event goes to the journal in the run's folder, so a run can be gone on with (`--resume`) whatever ended it. An
+//! interrupt (Ctrl-C) ends the run within a step: the submission holds a row for every id at any time. A second one
+//! ends the program at once.
+
+pub mod args;
+mod stdio;
+pub mod table;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use engine::chat::ChatTemplate;
+use engine::model::Config;
+use engine::scheduler::Scheduler;
+use solver::clock::MonotonicClock;
+use solver::journal::{self, Header, History, Journal, JournalError, ModelIdentity, Recorder};
+use solver::local::LocalModel;
+use solver::{
+    CancelToken, ChatSettings, Outputs, ProblemSet, Protocol, Run, RunEnd, RunError, RunReport, Setup, SolverOptions,
+};
+
+pub use args::Args;
+
+use crate::commands::python::load_python;
+use crate::failure::Failure;
+use crate::load;
+use crate::progress::Progress;
+
+/// Sequences that are computed together unless another number is asked for.
+const DEFAULT_PARALLEL: usize = 8;
+
+/// A run that is ready but for its model.
+struct Prepared {
+    args: Args,
+    options: SolverOptions,
+    problems: ProblemSet,
+    journal: Journal,
+    history: Option<History>,
+    folder: PathBuf,
+    identity: ModelIdentity,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure> {
+    let started = Instant::now();
+    let prepared = match &args.resume {
+        Some(folder) => resume(args, folder)?,
+        None => begin(args)?,
+    };
+    let json = args.json;
+    let finished = carry_out(prepared, started, quiet, out)?;
+    let Finished { report, args, folder, transcripts, backend, first_token_s } = &finished;
+    if json {
+        let value = table::json_report(report, &args.model.model.display().to_string(), backend, *first_token_s)?;
+        writeln!(out, "{value:#}")?;
+    } else if !args.stdio {
+        writeln!(out, "{}", table::table(&report.problems))?;
+        writeln!(out, "{}", table::summary(report, *first_token_s))?;
+    }
+    if !quiet {
+        if let Some(path) = &args.output {
+            eprintln!("answers: {}", path.display());
+        }
+        if let Some(path) = transcripts {
+            eprintln!("transcripts: {}", path.display());
+        }
+        eprintln!("run: {}", folder.display());
+    }
+    ended(&finished)
+}
+
+/// A new run: everything that can be refused is, before the journal is made.
+fn begin(args: &Args) -> Result<Prepared, Failure> {
+    if !args.has_model() {
+        return Err(Failure::Usage("the model is missing: give it with -m FILE (--model)".to_owned()));
+    }
+    let mut options = args.options()?;
+    let problems = args.problem_set()?;
+    options.protocol = check_model(args)?;
+    let args = args.clone();
+    if let Some(path) = &args.output {
+        // The default folder of transcripts would otherwise make it.
+        check_folder_of(path)?;
+    }
+    let identity = identify(&args.model.model)?;
+    let folder = args.run_dir.clone().map_or_else(fresh_folder, Ok)?;
+    // Before the outputs: a folder that is in use already must not cost the answers of its run.
+    let journal = Journal::create(&folder).map_err(|e| journal_failure(&e))?;
+    if let Err(failure) = outputs(&args, &problems) {
+        std::fs::remove_file(journal.path()).ok();
+        std::fs::remove_dir(&folder).ok();
+        return Err(failure);
+    }
+    Ok(Prepared { args, options, problems, journal, history: None, folder, identity })
+}
+
+/// A run that goes on: everything comes from its journal, and what is given again has to be the same.
+fn resume(args: &Args, folder: &Path) -> Result<Prepared, Failure> {
+    let (journal, history) = Journal::resume(folder, args.salvage).map_err(|e| journal_failure(&e))?;
+    let given = args::given_on_command_line("run");
+    let header = &history.header;
+    let resumed = args.resumed(&header.settings, &given)?;
+    let differs = |e: journal::identity::Differs, next: &str| Failure::new(format!("{}: {e}", folder.display()), next);
+    if Args::names_problems(&given) {
+        let next = "leave the problems out (the journal holds them), or begin a new run without --resume";
+        header.check_problems(&args.problem_set()?).map_err(|e| differs(e, next))?;
+    }
+    let options = SolverOptions { protocol: check_model(&resumed)?, ..resumed.options()? };
+    header.check_options(&options).map_err(|e| differs(e, "begin a new run without --resume"))?;
+    let identity = identify(&resumed.model.model)?;
+    header.check_model(&identity).map_err(|e| differs(e, "give the model that the run was begun with with -m"))?;
+    let problems =
+        ProblemSet { name: header.set_name.clone(), path: resumed.problems.clone(), problems: header.problems.clone() };
+    if let Some(path) = &resumed.output {
+        check_folder_of(path)?;
+    }
+    let folder = folder.to_path_buf();
+    Ok(Prepared { args: resumed, options, problems, journal, history: Some(history), folder, identity })
+}
+
+/// What a run came to, and what is needed to show it.
+struct Finished {
+    report: RunReport,
+    args: Args,
+    folder: PathBuf,
+    transcripts: Option<PathBuf>,
+    backend: String,
+    first_token_s: Option<f64>,
+}
+
+fn carry_out(prepared: Prepared, started: Instant, quiet: bool, out: &mut impl Write) -> Result<Finished, Failure> {
+    let Prepared { args, options, problems, journal, history, folder, identity } = prepared;
+    let (outputs, transcripts) = outputs(&args, &problems)?;
+    if let (false, Some(history)) = (quiet, &history) {
+        eprintln!("{}", resumed_text(&folder, history));
+    }
+    let cancel = cancel_on_interrupt()?;
+    let python = Arc::new(load_python(quiet)?);
+    let parallel = args.solving.parallel.unwrap_or(DEFAULT_PARALLEL).min(options.attempts);
+    let engine = load::load(&args.model, parallel, quiet)?;
+    let backend = engine.backend_name();
+    let model = LocalModel::new(Scheduler::new(engine)).with_chat(chat_settings(&options));
+    let mut model = model.map_err(|e| load::chat_failure(&args.model.model, &e))?;
+    let used = history.as_ref().map_or(Duration::ZERO, |h| Duration::from_millis(h.elapsed_ms));
+    let clock = Arc::new(MonotonicClock::resumed(started, used));
+    if history.is_none() {
+        solver::run::check_prompts(&model, &problems, &options).map_err(|e| run_failure(&e))?;
+    }
+    let recorder = match &history {
+        Some(_) => Recorder::resume(journal, clock.clone(), &backend),
+        None => {
+            let header = Header {
+                version: journal::event::VERSION,
+                program: env!("CARGO_PKG_VERSION").to_owned(),
+                unix_s: journal::recorder::unix_s(),
+                model: identity,
+                backend: backend.clone(),
+                options: options.clone(),
+                settings: args.settings()?,
+                set_name: problems.name.clone(),
+                problems: problems.problems.clone(),
+            };
+            Recorder::begin(journal, clock.clone(), header)
+        }
+    };
+    let recorder = recorder.map_err(|e| journal_failure(&e))?;
+    let n_expected = if args.stdio { args.expect_problems } else { problems.problems.len() };
+    let mut progress = Progress::new(n_expected, options.budget.limit_ms, started, quiet);
+    let setup = Setup {
+        outputs,
+        recorder: Some(recorder),
+        history,
+        clock,
+        cancel: cancel.clone(),
+        ..Setup::new(&options, n_expected)
+    };
+    let report = {
+        let mut show = |event: solver::RunEvent<'_>| progress.show(&event);
+        let mut run = Run::new(&mut model, python, setup, &mut show);
+        if args.stdio {
+            stdio::serve(&mut run, &options, &cancel, out)?;
+        } else {
+            for (index, problem) in problems.problems.iter().enumerate() {
+                run.solve(index, problem);
+            }
+        }
+        run.finish()
+    };
+    progress.finish();
+    let first_token_s = progress.first_token_s();
+    Ok(Finished { report, args, folder, transcripts, backend, first_token_s })
+}
+
+/// Exit status and message of a run that has ended.
+fn ended(finished: &Finished) -> Result<(), Failure> {
+    let Finished { report, folder, .. } = finished;
+    if let Some(reason) = &report.unwritten {
+        return Err(Failure::new(
+            format!("the last answers could not be written: {reason}"),
+            "they are in the table above; free the output's disk or choose another -o and enter them",
+        ));
+    }
+    if let Some(reason) = &report.journal {
+        return Err(Failure::new(
+            format!("the journal isn't whole: {reason}"),
+            "the answers above are complete; free the disk of the run's folder, or choose another --run-dir",
+        ));
+    }
+    match &report.end {
+        RunEnd::Complete | RunEnd::TimeUp => Ok(()),
+        RunEnd::Cancelled => Err(Failure::Interrupted),
+        RunEnd::Fault { problem_id, message } => Err(Failure::new(
+            format!("the model failed in problem {problem_id}: {message}"),
+            format!(
+                "the answers so far are kept; go on with `aimo-engine run --resume {}`, or begin anew with \
+                 `--backend cpu` or a smaller context",
+                folder.display()
+            ),
+        )),
+    }
+}
+
+/// The run's outputs, made ready, and the folder of transcripts.
+fn outputs(args: &Args, problems: &ProblemSet) -> Result<(Outputs, Option<PathBuf>), Failure> {
+    let default_transcripts = args.output.as_deref().map(Outputs::default_transcripts);
+    let transcripts = args.transcripts.clone().or(default_transcripts);
+    let outputs =
+        Outputs::prepare(args.output.as_deref(), transcripts.as_deref(), problems, args.solving.default_answer)
+            .map_err(|e| Failure::new(e.to_string(), "choose another path with -o or --transcripts"))?;
+    Ok((outputs, transcripts))
+}
+
+fn identify(model: &Path) -> Result<ModelIdentity, Failure> {
+    ModelIdentity::of_file(model).map_err(|e| Failure::file("read", model, &e))
+}
+
+/// Makes `runs/DATE_TIME`, with a number behind it where that is taken: by making it, so that of two processes that
+/// begin in the same second each has its own.
+fn fresh_folder() -> Result<PathBuf, Failure> {
+    let runs = Path::new("runs");
+    let failed = |e: &std::io::Error| {
+        Failure::new(
+            format!("cannot make a folder for the run under {}: {e}", runs.display()),
+            "choose one with --run-dir",
+        )
+    };
+    std::fs::create_dir_all(runs).map_err(|e| failed(&e))?;
+    let name = jiff::Zoned::now().strftime("%Y-%m-%d_%H-%M-%S").to_string();
+    for n in 1u32.. {
+        let folder = runs.join(if n == 1 { name.clone() } else { format!("{name}-{n}") });
+        match std::fs::create_dir(&folder) {
+            Ok(()) => return Ok(folder),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(failed(&e)),
+        }
+    }
+    unreachable!("there are more numbers than folders")
+}
+
+fn resumed_text(folder: &Path, history: &History) -> String {
+    let done = history.problems.iter().filter(|p| p.done().is_some()).count();
+    let attempts: usize = history.problems.iter().filter(|p| p.done().is_none()).map(|p| p.reports().len()).sum();
+    let torn = match history.torn_bytes {
+        0 => String::new(),
+        n => format!("; {n} bytes of an unfinished record were dropped"),
+    };
+    let damage = history.damage.as_ref().map_or_else(String::new, |d| format!("; {d}: what follows it is left out"));
+    format!("going on with {}: {done} problems finished, {attempts} attempts of others{torn}{damage}", folder.display())
+}
+
+fn journal_failure(error: &JournalError) -> Failure {
+    let next = match error {
+        JournalError::Exists { folder } => {
+            format!("go on with it by `--resume {}`, or choose another folder with --run-dir", folder.display())
+        }
+        JournalError::Locked { .. } => "wait for it to end, or stop it".to_owned(),
+        JournalError::Read { source: journal::history::HistoryError::Damaged(_), .. } => {
+            "`--salvage` goes on from the records before the damage".to_owned()
+        }
+        JournalError::Read { .. } => "begin a new run with --run-dir".to_owned(),
+        _ => "choose another folder with --run-dir, and check the space that is left".to_owned(),
+    };
+    Failure::new(error.to_string(), next)
+}
+
+/// Refuses an output whose folder isn't there: it is likelier to be misspelt than to be wanted.
+fn check_folder_of(path: &Path) -> Result<(), Failure> {
+    let folder = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let message = format!("cannot write {}: there is no folder {}", path.display(), folder.display());
+    Err(Failure::new(message, "make the folder, or choose another path with -o"))
+}
+
+/// What the header tells about whether the model can be run, before any output file is touched. Gives its protocol.
+fn check_model(args: &Args) -> Result<Protocol, Failure> {
+    let path = &args.model.model;
+    let file = load::open(path)?;
+    Config::from_gguf(&file).map_err(|e| Failure::engine(path, &e.into()))?;
+    let tokenizer = load::tokenizer(&file)?;
+    let template =
+        ChatTemplate::from_gguf(file.metadata(), &tokenizer).map_err(|e| Failure::engine(path, &e.into()))?;
+    let protocol = args.solving.protocol.unwrap_or_else(|| Protocol::of_model(file.metadata()).protocol);
+    let settings = ChatSettings { protocol, effort: args.solving.reasoning, ..ChatSettings::default() };
+    settings.check(&tokenizer, template.as_ref()).map_err(|e| load::chat_failure(path, &e))?;
+    Ok(protocol)
+}
+
+/// How the model is talked to. It isn't told the date: the same seed is to give the same tokens tomorrow.
+fn chat_settings(options: &SolverOptions) -> ChatSettings {
+    let python = Some(solver::prompt::python_tool(options));
+    ChatSettings { protocol: options.protocol, effort: options.reasoning, python, date: None }
+}
+
+/// Cancels on the first interrupt, ends the program on the second.
+fn cancel_on_interrupt() -> Result<CancelToken, Failure> {
+    let cancel = CancelToken::default();
+    let (token, again) = (cancel.clone(), AtomicBool::new(false));
+    ctrlc::set_handler(move || {
+        if again.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        token.cancel();
+        eprintln!("\ninterrupted: finishing this step, then writing what there is (again to stop at once)");
+    })
+    .map_err(|e| Failure::plain(format!("cannot watch for interrupts: {e}")))?;
+    Ok(cancel)
+}
+
+fn run_failure(error: &RunError) -> Failure {
+    match error {
+        RunError::Options(e) => Failure::Usage(e.to_string()),
+        RunError::Prompt { .. } => Failure::new(error.to_string(), "use a model whose chat template has a user turn"),
+        RunError::PromptTooLong { .. } => Failure::new(error.to_string(), "raise the context with -c"),
+        _ => Failure::new(error.to_string(), "choose another path with -o"),
+    }
+}
