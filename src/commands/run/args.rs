@@ -23,7 +23,7 @@ const NO_MODEL: &str = "MODEL";
 
 /// Arguments of `run`.
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
-#[command(group(clap::ArgGroup::new("input").required(true).args(["problems", "problem", "demo", "stdio", "resume"])))]
+#[command(group(clap::ArgGroup::new("input").args(["problems", "problem", "demo", "stdio"])))]
 #[command(mut_arg("model", |a| a.required(false).default_value(NO_MODEL).hide_default_value(true)))]
 pub struct Args {
     /// Problems: csv with the columns id,problem[,answer], or JSON lines with these fields
@@ -186,7 +186,11 @@ impl Args {
             (None, None) if self.stdio => {
                 Ok(ProblemSet { name: "standard input".to_owned(), path: None, problems: Vec::new() })
             }
-            (None, None) => Ok(demo_set()),
+            (None, None) if self.demo => Ok(demo_set()),
+            (None, None) => {
+                let inputs = "PROBLEMS (a file), --problem TEXT, --demo or --stdio";
+                Err(Failure::Usage(format!("no problems are given: give one of {inputs}")))
+            }
         }
     }
 

@@ -49,12 +49,14 @@ struct Prepared {
 /// Runs the command.
 pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure> {
     let started = Instant::now();
+    // Before the first output is written: from then on an interrupt has something to keep.
+    let cancel = cancel_on_interrupt()?;
     let prepared = match &args.resume {
         Some(folder) => resume(args, folder)?,
         None => begin(args)?,
     };
     let json = args.json;
-    let finished = carry_out(prepared, started, quiet, out)?;
+    let finished = carry_out(prepared, started, cancel, quiet, out)?;
     let Finished { report, args, folder, transcripts, backend, first_token_s } = &finished;
     if json {
         let value = table::json_report(report, &args.model.model.display().to_string(), backend, *first_token_s)?;
@@ -134,13 +136,18 @@ struct Finished {
     first_token_s: Option<f64>,
 }
 
-fn carry_out(prepared: Prepared, started: Instant, quiet: bool, out: &mut impl Write) -> Result<Finished, Failure> {
+fn carry_out(
+    prepared: Prepared,
+    started: Instant,
+    cancel: CancelToken,
+    quiet: bool,
+    out: &mut impl Write,
+) -> Result<Finished, Failure> {
     let Prepared { args, options, problems, journal, history, folder, identity } = prepared;
     let (outputs, transcripts) = outputs(&args, &problems)?;
     if let (false, Some(history)) = (quiet, &history) {
         eprintln!("{}", resumed_text(&folder, history));
     }
-    let cancel = cancel_on_interrupt()?;
     let python = Arc::new(load_python(quiet)?);
     let parallel = args.solving.parallel.unwrap_or(DEFAULT_PARALLEL).min(options.attempts);
     let engine = load::load(&args.model, parallel, quiet)?;
