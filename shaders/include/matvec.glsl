@@ -11,6 +11,9 @@
 
 const uint N_SUMS = N_MATRICES * N_ROWS * N_COLS;
 
+// This invocation's sums.
+float sums[N_MATRICES * N_ROWS][N_COLS];
+
 shared float partials[WG_SIZE / 4 * N_SUMS];
 
 // sum + a · b as four fused multiply-adds.
@@ -21,6 +24,29 @@ float add_dot(float sum, vec4 a, vec4 b) {
 // Whether column `c` is computed: without groups all are, from the last one where there are fewer.
 bool has_column(Tile tile, uint c) {
     return GROUPED == 0 || c < tile.n;
+}
+
+// Adds the products of this invocation's units of the tile to `sums`.
+void accumulate(uint row0, Tile tile, float factor) {
+    uint row_units[N_ROWS], x_rows[N_COLS];
+    [[unroll]] for (uint r = 0; r < N_ROWS; r++)
+        row_units[r] = (tile.expert * push.n_rows + min(row0 + r, push.n_rows - 1)) * push.n_units;
+    [[unroll]] for (uint c = 0; c < N_COLS; c++) x_rows[c] = x_row(pair_of(tile, c)) * push.x_stride4;
+    for (uint u = gl_LocalInvocationID.x; u < push.n_units; u += WG_SIZE) {
+        vec4 w[N_MATRICES * N_ROWS][UNIT4];
+        [[unroll]] for (uint r = 0; r < N_MATRICES * N_ROWS; r++)
+            decode_matrix(r / N_ROWS, row_units[r % N_ROWS] + u, w[r]);
+        uint start4 = unit_start4(u);
+        [[unroll]] for (uint c = 0; c < N_COLS; c++) {
+            if (!has_column(tile, c)) continue;
+            // All loads of a column first: they are in flight together.
+            vec4 x[UNIT4];
+            [[unroll]] for (uint j = 0; j < UNIT4; j++) x[j] = push.x.v[unit_vec4(x_rows[c] + start4, j)];
+            if (GROUPED == 2) [[unroll]] for (uint j = 0; j < UNIT4; j++) x[j] *= factor;
+            [[unroll]] for (uint j = 0; j < UNIT4; j++)
+                [[unroll]] for (uint r = 0; r < N_MATRICES * N_ROWS; r++) sums[r][c] = add_dot(sums[r][c], w[r][j], x[j]);
+        }
+    }
 }
 
 void main() {
@@ -34,34 +60,15 @@ void main() {
     }
     if (row0 >= push.n_rows || tile.n == 0) return; // whole workgroups: the grid is an upper bound
 
-    float sums[N_MATRICES * N_ROWS][N_COLS];
     [[unroll]] for (uint r = 0; r < N_MATRICES * N_ROWS; r++)
         [[unroll]] for (uint c = 0; c < N_COLS; c++) sums[r][c] = 0.0;
-
-    uint n_tiles = GROUPED == 2 ? push.tiles.v[0].x : 1;
-    for (uint i = 0; i < n_tiles; i++) {
-        if (GROUPED == 2) tile = expert_tile(i);
-        float factor = GROUPED == 2 ? x_factor(pair_of(tile, 0)) : 1.0;
-        uint row_units[N_ROWS], x_rows[N_COLS];
-        [[unroll]] for (uint r = 0; r < N_ROWS; r++)
-            row_units[r] = (tile.expert * push.n_rows + min(row0 + r, push.n_rows - 1)) * push.n_units;
-        [[unroll]] for (uint c = 0; c < N_COLS; c++) x_rows[c] = x_row(pair_of(tile, c)) * push.x_stride4;
-
-        for (uint u = gl_LocalInvocationID.x; u < push.n_units; u += WG_SIZE) {
-            vec4 w[N_MATRICES * N_ROWS][UNIT4];
-            [[unroll]] for (uint r = 0; r < N_MATRICES * N_ROWS; r++)
-                decode_matrix(r / N_ROWS, row_units[r % N_ROWS] + u, w[r]);
-            uint start4 = unit_start4(u);
-            [[unroll]] for (uint c = 0; c < N_COLS; c++) {
-                if (!has_column(tile, c)) continue;
-                // All loads of a column first: they are in flight together.
-                vec4 x[UNIT4];
-                [[unroll]] for (uint j = 0; j < UNIT4; j++) x[j] = push.x.v[unit_vec4(x_rows[c] + start4, j)];
-                if (GROUPED == 2) [[unroll]] for (uint j = 0; j < UNIT4; j++) x[j] *= factor;
-                [[unroll]] for (uint j = 0; j < UNIT4; j++)
-                    [[unroll]] for (uint r = 0; r < N_MATRICES * N_ROWS; r++) sums[r][c] = add_dot(sums[r][c], w[r][j], x[j]);
-            }
-    }
+    if (GROUPED == 2) {
+        for (uint i = 0; i < push.tiles.v[0].x; i++) {
+            tile = expert_tile(i);
+            accumulate(row0, tile, x_factor(pair_of(tile, 0)));
+        }
+    } else {
+        accumulate(row0, tile, 1.0);
     }
 
     [[unroll]] for (uint r = 0; r < N_MATRICES * N_ROWS; r++)

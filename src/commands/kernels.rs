@@ -122,7 +122,10 @@ fn run_as_if_there(isa: &str, out: &mut impl Write) -> Result<(), Failure> {
     match status.code() {
         Some(0) => Ok(()),
         Some(code) => Err(Failure::Status(code as u8)),
-        None => Err(Failure::plain(format!("the driver's compiler stopped: {status}"))),
+        None => Err(Failure::new(
+            format!("AMD's driver stopped while it compiled for {isa}: {status}"),
+            "check the chip's name, such as gfx1151",
+        )),
     }
 }
 
