@@ -72,9 +72,11 @@ fn limits<S: Serializer>(limits: &Limits, serializer: S) -> Result<S::Ok, S::Err
         time_ms: u64,
         memory_bytes: u64,
         output_bytes: usize,
+        grace_ms: u64,
+        n_calls: u64,
     }
-    let Limits { time_ms, memory_bytes, output_bytes } = *limits;
-    Fields { time_ms, memory_bytes, output_bytes }.serialize(serializer)
+    let Limits { time_ms, memory_bytes, output_bytes, grace_ms, n_calls } = *limits;
+    Fields { time_ms, memory_bytes, output_bytes, grace_ms, n_calls }.serialize(serializer)
 }
 
 /// Most attempts per problem: a bound on memory, far above what one machine can serve.

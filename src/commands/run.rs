@@ -24,7 +24,7 @@ use solver::{
 };
 
 use crate::args::{ModelArgs, SamplingArgs, at_least_one, protocol, reasoning_effort, seconds};
-use crate::commands::python::load_python;
+use crate::commands::python::load_workers;
 use crate::failure::Failure;
 use crate::load;
 use crate::progress::Progress;
@@ -174,7 +174,7 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
     let outputs = Outputs::prepare(args.output.as_deref(), transcripts.as_deref(), &problems, options.default_answer)
         .map_err(|e| Failure::new(e.to_string(), "choose another path with -o or --transcripts"))?;
     let cancel = cancel_on_interrupt()?;
-    let python = Arc::new(load_python(quiet)?);
+    let python = Arc::new(load_workers(quiet)?);
     let parallel = args.solving.parallel.unwrap_or(DEFAULT_PARALLEL).min(options.attempts);
     let engine = load::load(&args.model, parallel, quiet)?;
     let backend = engine.backend_name();
