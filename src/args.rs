@@ -64,6 +64,9 @@ pub enum Command {
     Kernels(kernels::Args),
     /// Run Python in the sandbox: a REPL, `-c CODE`, or a file
     Python(python::Args),
+    /// One session's process, started by the program itself
+    #[command(hide = true)]
+    PythonWorker,
 }
 
 /// Which device computes.

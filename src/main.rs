@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         Command::Devices(args) => commands::devices::run(&args, &mut out),
         Command::Kernels(args) => commands::kernels::run(&args, quiet, &mut out),
         Command::Python(args) => commands::python::run(&args, quiet, &mut out),
+        Command::PythonWorker => commands::python::serve_worker(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -18,6 +18,33 @@ fn timed<T>(act: impl FnOnce() -> T) -> (T, Duration) {
     (value, started.elapsed())
 }
 
+fn side_by_side(python: &Python, limits: Limits) -> Duration {
+    let work = |seed| {
+        let mut session = python.session(limits, seed).expect("a session starts");
+        let outcome = session.run("from sympy import *; factorint(2**64 - 1), sum(1 for n in range(10**5))");
+        assert_eq!(outcome.status, sandbox::Status::Ok, "{}", outcome.output);
+    };
+    timed(|| std::thread::scope(|scope| (0..64).for_each(|seed| drop(scope.spawn(move || work(seed)))))).1
+}
+
+/// Anonymous memory that 50 sessions hold between two calls, per session.
+fn idle_mib(python: &Python, limits: Limits) -> f64 {
+    let anonymous_kib = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let line = status.lines().find(|line| line.starts_with("RssAnon:")).map(str::to_owned).unwrap_or_default();
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse::<f64>().ok()).unwrap_or(f64::NAN)
+    };
+    let before_kib = anonymous_kib();
+    let sessions: Vec<_> = (0..50)
+        .map(|seed| {
+            let mut session = python.session(limits, seed).expect("a session starts");
+            session.run("x = 1");
+            session
+        })
+        .collect();
+    (anonymous_kib() - before_kib) / 1024.0 / sessions.len() as f64
+}
+
 fn main() -> Result<(), sandbox::SandboxError> {
     let is_cold = std::env::args().any(|argument| argument == "--cold");
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -53,7 +80,11 @@ fn main() -> Result<(), sandbox::SandboxError> {
     session.run("table = list(range(3_000_000))");
     let call = median(50, || timed(|| session.run("1 + 1")).1);
     println!("… with 100 MB of the user's own objects   {:10.2} ms", call.as_secs_f64() * 1e3);
-    let stopped = Limits { time_ms: 50, ..limits };
+    let fork = median(20, || timed(|| session.fork()).1);
+    println!("… a fork of that session                  {:10.2} ms", fork.as_secs_f64() * 1e3);
+    println!("64 sessions side by side, sympy in each   {:10.1} ms", side_by_side(&python, limits).as_secs_f64() * 1e3);
+    println!("memory of its own of an idle session      {:10.2} MiB", idle_mib(&python, limits));
+    let stopped = Limits { time_ms: 50, grace_ms: 0, ..limits };
     session.set_limits(stopped)?;
     let stop = median(5, || timed(|| session.run("while True: pass")).1);
     println!("a stop at 50 ms and the roll-back         {:10.2} ms", stop.as_secs_f64() * 1e3);

@@ -8,6 +8,7 @@
 //! interpreter that has already imported sympy.
 
 mod cache;
+mod confine;
 mod outcome;
 mod output;
 mod pages;
@@ -15,7 +16,10 @@ mod python;
 mod session;
 mod snapshot;
 mod wasi;
+mod worker;
 
+pub use confine::Confinement;
 pub use outcome::{Completeness, Limits, Outcome, Progress, SandboxError, Status};
 pub use python::Python;
-pub use session::Session;
+pub use session::{Session, Snapshot};
+pub use worker::{WorkerSession, Workers, serve};

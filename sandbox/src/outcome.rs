@@ -5,21 +5,27 @@
 
 use std::path::PathBuf;
 
-/// What one call may use. The same limits hold for every call of a session.
+/// What a call, or the whole session, may use. The same limits hold for every call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Wall-clock time of one call, in milliseconds.
+    /// Wall-clock time of one call, in milliseconds. Then `TimeoutError` is raised in the running code.
     pub time_ms: u64,
-    /// Linear memory of the whole session, in bytes, the interpreter's own image (about 150 MiB) included.
+    /// How much longer a call may take after that, in milliseconds, before it is ended by force and undone. With 0 it
+    /// is ended by force at once.
+    pub grace_ms: u64,
+    /// Linear memory of the whole session, in bytes, the interpreter's own image (about 150 MiB) included. Shortly
+    /// before it is used up, `MemoryError` is raised in the running code.
     pub memory_bytes: u64,
     /// Length of [`Outcome::output`], in bytes; the middle of longer output is dropped.
     pub output_bytes: usize,
+    /// How many calls a session answers.
+    pub n_calls: u64,
 }
 
 impl Default for Limits {
-    /// 6 s, 1 GiB, 64 KiB.
+    /// 6 s and one more, 1 GiB, 64 KiB, any number of calls.
     fn default() -> Self {
-        Limits { time_ms: 6_000, memory_bytes: 1 << 30, output_bytes: 64 << 10 }
+        Limits { time_ms: 6_000, grace_ms: 1_000, memory_bytes: 1 << 30, output_bytes: 64 << 10, n_calls: u64::MAX }
     }
 }
 
@@ -35,6 +41,8 @@ pub struct Outcome {
     pub elapsed_ms: u64,
     /// Bytes of output that were dropped to keep `output` within [`Limits::output_bytes`].
     pub truncated_bytes: usize,
+    /// Whether the call was undone: the session's names and their values are those before the call.
+    pub rolled_back: bool,
 }
 
 /// How a call ended.
@@ -49,7 +57,7 @@ pub enum Status {
         /// `str()` of the exception.
         message: String,
     },
-    /// The time limit ended the call; the session is as it was before the call.
+    /// The time limit ended the call, by an exception that nothing caught or by force ([`Outcome::rolled_back`]).
     TimedOut {
         /// The limit that was reached.
         limit_ms: u64,
@@ -63,6 +71,11 @@ pub enum Status {
     Crashed {
         /// The trap, in wasmtime's words.
         reason: String,
+    },
+    /// The session has answered as many calls as it may; nothing was run.
+    NoCallsLeft {
+        /// The limit that was reached.
+        limit: u64,
     },
     /// The code called `sys.exit` or raised `SystemExit`.
     Exited {

@@ -24,6 +24,11 @@ impl Checkpoint {
         self.memory_bytes
     }
 
+    /// Length of what is kept, in bytes.
+    pub(crate) fn n_bytes(&self) -> usize {
+        self.pages.len() * PAGE_BYTES
+    }
+
     /// Brings the checkpoint up to date with `memory`, the memory of the session it was last taken of.
     pub(crate) fn take(&mut self, memory: &[u8]) {
         self.memory_bytes = memory.len();
@@ -48,6 +53,12 @@ impl Checkpoint {
             memory[page_idx * PAGE_BYTES..][..PAGE_BYTES].copy_from_slice(&page[..]);
         }
     }
+}
+
+/// Opens what checkpoints read, for a process that soon can open nothing.
+pub(crate) fn prepare() {
+    #[cfg(target_os = "linux")]
+    linux::private_ranges(&[]);
 }
 
 /// Ranges of page indices that hold every page written since the memory was mapped.

@@ -12,8 +12,9 @@ use crate::{
 };
 use sha2::{Digest, Sha256};
 use std::{
+    fs::File,
     hash::{Hash, Hasher},
-    io::Read,
+    io::{self, Read},
     sync::Arc,
 };
 use wasmtime::{Config, Engine, InstancePre, Module, OptLevel};
@@ -39,6 +40,8 @@ pub struct Python {
 }
 
 pub(crate) struct Inner {
+    /// The compiled interpreter, verified; None where it never was a file.
+    file: Option<File>,
     pub(crate) engine: Engine,
     pub(crate) instance: InstancePre<wasi::Host>,
     /// Length of the memory that a session starts with.
@@ -58,13 +61,14 @@ impl Python {
         let load = |n_steps, progress: &mut dyn FnMut(Progress)| {
             progress(Progress { stage: "loading the Python interpreter", step: n_steps, n_steps });
             cache.open(&key).and_then(|file| {
+                let kept = file.try_clone().ok()?;
                 // SAFETY: the file was written by `store` below from an engine with the same settings (they are part
                 // of the key) and still has the digest recorded then; only its owner can write it.
-                unsafe { Module::deserialize_open_file(&engine, file) }.ok()
+                unsafe { Module::deserialize_open_file(&engine, file) }.ok().map(|module| (module, kept))
             })
         };
-        let module = match load(1, progress) {
-            Some(module) => module,
+        let (module, file) = match load(1, progress) {
+            Some(loaded) => loaded,
             None => {
                 let lock = cache.lock()?;
                 // Another process may have prepared it while this one waited.
@@ -77,16 +81,32 @@ impl Python {
                 load(N_STEPS, progress).ok_or_else(|| SandboxError::Prepare { stage: "loading", reason: reason() })?
             }
         };
-        Python::of_module(engine, &module)
+        Python::of_module(engine, &module, Some(file))
     }
 
-    fn of_module(engine: Engine, module: &Module) -> Result<Python, SandboxError> {
+    /// The interpreter out of a file that [`Python::file`] gave, in a worker process.
+    pub(crate) fn of_file(file: File) -> Result<Python, SandboxError> {
+        let engine = engine(OptLevel::Speed)?;
+        // SAFETY: the parent process verified the file when it loaded it and handed down that descriptor; both run
+        // the same program, and wasmtime checks its version and settings.
+        let module = unsafe { Module::deserialize_open_file(&engine, file) };
+        let failed = |error: wasmtime::Error| SandboxError::Prepare { stage: "loading", reason: format!("{error:#}") };
+        Python::of_module(engine, &module.map_err(failed)?, None)
+    }
+
+    /// The compiled interpreter, verified when it was loaded.
+    pub(crate) fn file(&self) -> io::Result<File> {
+        let none = || io::Error::new(io::ErrorKind::NotFound, "it was not loaded from a file");
+        self.inner.file.as_ref().ok_or_else(none)?.try_clone()
+    }
+
+    fn of_module(engine: Engine, module: &Module, file: Option<File>) -> Result<Python, SandboxError> {
         let failed = |error: wasmtime::Error| SandboxError::Prepare { stage: "linking", reason: format!("{error:#}") };
         let instance = wasi::linker(&engine, module).and_then(|linker| linker.instantiate_pre(module));
         let memory = module.get_export("memory").and_then(|export| export.memory().cloned());
         let memory = memory.ok_or_else(|| SandboxError::BadModule { reason: "it exports no memory".into() })?;
         let image_bytes = memory.minimum() * memory.page_size();
-        Ok(Python { inner: Arc::new(Inner { engine, instance: instance.map_err(failed)?, image_bytes }) })
+        Ok(Python { inner: Arc::new(Inner { file, engine, instance: instance.map_err(failed)?, image_bytes }) })
     }
 
     /// A session that nothing has run in. `seed` determines all of its randomness.
@@ -211,6 +231,6 @@ mod tests {
         let error = snapshot::snapshot(&engine, &empty).err().unwrap().to_string();
         assert!(error.contains("cannot prepare the Python interpreter"), "{error}");
         let module = Module::new(&engine, empty).unwrap();
-        assert!(matches!(Python::of_module(engine, &module), Err(SandboxError::BadModule { .. })));
+        assert!(matches!(Python::of_module(engine, &module, None), Err(SandboxError::BadModule { .. })));
     }
 }

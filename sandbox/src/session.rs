@@ -9,14 +9,14 @@ use crate::{
     output::Output,
     pages::Checkpoint,
     python::{Inner, STACK_BYTES},
-    wasi::{Host, Random, Stop},
+    wasi::{self, Host, Interrupt, Random, Stop},
 };
 use std::{
     sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant},
 };
-use wasmtime::{Memory, Store, Trap, TypedFunc, UpdateDeadline};
+use wasmtime::{Instance, Memory, Store, Trap, TypedFunc};
 
 /// Statuses of the guest's `run` (`guest/src/lib.rs`).
 const GUEST_OK: i32 = 0;
@@ -27,6 +27,10 @@ const GUEST_EXITED: i32 = 2;
 const ALARM_REPEAT: Duration = Duration::from_millis(20);
 /// Answering whether code is complete takes microseconds; this bounds hostile code.
 const COMPLETENESS_LIMIT: Duration = Duration::from_secs(2);
+/// An exception that is raised because the time is over is raised again this often until the grace is over.
+const N_TIMEOUTS: u32 = 4;
+/// `MemoryError` is raised when no more than this part of a session's memory, the image aside, is left.
+const SPARE_MEMORY: usize = 8;
 /// Preparing a fresh session is our own code.
 const SEED_LIMIT: Duration = Duration::from_secs(10);
 
@@ -38,6 +42,7 @@ pub struct Session {
     live: Live,
     /// The memory as it was before the current call, once there has been one.
     checkpoint: Option<Checkpoint>,
+    n_calls: u64,
 }
 
 /// An instance and the functions it exports.
@@ -56,27 +61,33 @@ impl Session {
     pub(crate) fn new(python: Arc<Inner>, limits: Limits, seed: u64) -> Result<Session, SandboxError> {
         python.check(limits)?;
         let live = Live::seeded(&python, limits, seed)?;
-        Ok(Session { python, limits, seed, live, checkpoint: None })
+        Ok(Session { python, limits, seed, live, checkpoint: None, n_calls: 0 })
     }
 
     /// Changes the limits of the calls to come. The memory that the session already has is kept.
     pub fn set_limits(&mut self, limits: Limits) -> Result<(), SandboxError> {
         self.python.check(limits)?;
         self.limits = limits;
-        self.live.store.data_mut().limit_bytes = limit_bytes(limits);
+        self.live.limit_memory(&self.python, limits);
         Ok(())
     }
 
     /// Runs `code` as one notebook cell. Whatever it does, the session can be used afterwards.
     pub fn run(&mut self, code: &str) -> Outcome {
+        if self.n_calls >= self.limits.n_calls {
+            return self.no_calls_left();
+        }
+        self.n_calls += 1;
         self.save();
         let started = Instant::now();
         let random = self.live.store.data().random;
         self.live.begin(self.limits, Duration::from_millis(self.limits.time_ms));
+        self.live.begin_softly(Duration::from_millis(self.limits.grace_ms));
         let ended = self.live.call(&self.python, code, |live| live.run.clone());
         let elapsed_ms = started.elapsed().as_millis() as u64;
+        let rolled_back = ended.is_err();
         let (status, note) = match ended {
-            Ok(status) => self.live.outcome_of(status),
+            Ok(status) => self.live.outcome_of(status, self.limits),
             Err(error) => {
                 let status = self.live.status_of(&error, self.limits);
                 let note = self.note(&status, random);
@@ -91,7 +102,38 @@ impl Session {
             output.push_str(&note);
             output.push('\n');
         }
-        Outcome { status, output, elapsed_ms, truncated_bytes }
+        Outcome { status, output, elapsed_ms, truncated_bytes, rolled_back }
+    }
+
+    fn no_calls_left(&self) -> Outcome {
+        let limit = self.limits.n_calls;
+        Outcome {
+            status: Status::NoCallsLeft { limit },
+            output: format!("[limit of {limit} calls reached; nothing was run]\n"),
+            elapsed_ms: 0,
+            truncated_bytes: 0,
+            rolled_back: false,
+        }
+    }
+
+    /// The session as it is now, to make others of. Costs a copy of the memory that it has written.
+    pub fn snapshot(&self) -> Snapshot {
+        let mut checkpoint = Checkpoint::default();
+        checkpoint.take(self.live.memory.data(&self.live.store));
+        Snapshot {
+            python: Arc::clone(&self.python),
+            limits: self.limits,
+            seed: self.seed,
+            checkpoint: Arc::new(checkpoint),
+            random: self.live.store.data().random,
+            clock: self.live.store.data().started.elapsed(),
+            n_calls: self.n_calls,
+        }
+    }
+
+    /// A second session that goes on from where this one is; neither sees what the other does from now on.
+    pub fn fork(&self) -> Result<Session, SandboxError> {
+        self.snapshot().session()
     }
 
     /// Whether `code` is a whole cell or needs more lines, as the interactive interpreter decides it.
@@ -128,7 +170,9 @@ impl Session {
             Status::OutOfMemory { limit_bytes } => format!("memory limit of {} MiB reached", limit_bytes >> 20),
             Status::Exited { code } => format!("the code ended the process with status {code}"),
             Status::Crashed { reason } => format!("the interpreter crashed: {reason}"),
-            Status::Ok | Status::Exception { .. } => unreachable!("the call ended by itself: {status:?}"),
+            Status::Ok | Status::Exception { .. } | Status::NoCallsLeft { .. } => {
+                unreachable!("the call ended by itself: {status:?}")
+            }
         };
         match self.roll_back(random) {
             Ok(()) => format!("[{what}; the session was restored to its state before this cell]"),
@@ -145,11 +189,7 @@ impl Session {
             Live::new(&self.python, self.limits, self.seed)?
         };
         if let Some(checkpoint) = self.checkpoint.as_ref().filter(|_| n_bytes > 0) {
-            let missing_bytes = n_bytes.saturating_sub(fresh.memory.data_size(&fresh.store)) as u64;
-            let missing_pages = missing_bytes.div_ceil(fresh.memory.page_size(&fresh.store));
-            fresh.memory.grow(&mut fresh.store, missing_pages).map_err(session_error)?;
-            checkpoint.restore(fresh.memory.data_mut(&mut fresh.store));
-            fresh.store.data_mut().random = random;
+            fresh.restore(checkpoint, random)?;
         } else {
             self.checkpoint = None;
         }
@@ -160,21 +200,59 @@ impl Session {
     }
 }
 
+/// A session at one moment; any number of sessions can go on from there.
+#[derive(Clone)]
+pub struct Snapshot {
+    python: Arc<Inner>,
+    limits: Limits,
+    seed: u64,
+    checkpoint: Arc<Checkpoint>,
+    random: Random,
+    /// What the session's clock showed.
+    clock: Duration,
+    n_calls: u64,
+}
+
+impl Snapshot {
+    /// A session with the names and values, the random state, the clock and the limits of that moment.
+    pub fn session(&self) -> Result<Session, SandboxError> {
+        let mut live = Live::new(&self.python, self.limits, self.seed)?;
+        live.restore(&self.checkpoint, self.random)?;
+        let host = live.store.data_mut();
+        host.started = Instant::now().checked_sub(self.clock).unwrap_or(host.started);
+        // The first call of the new session has to find the state to return to.
+        let checkpoint = Some(Checkpoint::default());
+        let (python, n_calls) = (Arc::clone(&self.python), self.n_calls);
+        Ok(Session { python, limits: self.limits, seed: self.seed, live, checkpoint, n_calls })
+    }
+
+    /// Memory that the snapshot holds, in bytes.
+    pub fn n_bytes(&self) -> usize {
+        self.checkpoint.n_bytes()
+    }
+}
+
 impl Live {
     fn new(python: &Inner, limits: Limits, seed: u64) -> Result<Live, SandboxError> {
-        let mut store = Store::new(&python.engine, Host::new(seed, limit_bytes(limits), limits.output_bytes));
+        let host = Host::new(&python.engine, seed, limit_bytes(limits), limits.output_bytes);
+        let mut store = Store::new(&python.engine, host);
         store.limiter(|host| host);
-        store.epoch_deadline_callback(|context| match Instant::now() < context.data().deadline {
-            true => Ok(UpdateDeadline::Continue(1)),
-            false => Err(Stop::Deadline.into()),
-        });
+        store.epoch_deadline_callback(wasi::on_epoch);
         store.set_epoch_deadline(1);
         let instance = python.instance.instantiate(&mut store).map_err(session_error)?;
         let memory = instance
             .get_memory(&mut store, "memory")
             .ok_or_else(|| SandboxError::Session { reason: "the interpreter exports no memory".into() })?;
+        let interrupt = Interrupt {
+            flag: address(&instance, &mut store, "interrupt_flag")?,
+            kind: address(&instance, &mut store, "interrupt_kind")?,
+        };
+        if interrupt.flag.max(interrupt.kind) >= memory.data_size(&store) {
+            return Err(SandboxError::Session { reason: "the interpreter's flags lie outside its memory".into() });
+        }
         store.data_mut().memory = Some(memory);
-        Ok(Live {
+        store.data_mut().interrupt = Some(interrupt);
+        let mut live = Live {
             input: instance.get_typed_func(&mut store, "input").map_err(session_error)?,
             reseed: instance.get_typed_func(&mut store, "seed").map_err(session_error)?,
             run: instance.get_typed_func(&mut store, "run").map_err(session_error)?,
@@ -183,7 +261,28 @@ impl Live {
             report_len: instance.get_typed_func(&mut store, "report_len").map_err(session_error)?,
             memory,
             store,
-        })
+        };
+        live.limit_memory(python, limits);
+        Ok(live)
+    }
+
+    fn limit_memory(&mut self, python: &Inner, limits: Limits) {
+        let (hard, image) = (limit_bytes(limits), python.image_bytes as usize);
+        let host = self.store.data_mut();
+        host.limit_bytes = hard;
+        host.soft_limit_bytes = hard - hard.saturating_sub(image) / SPARE_MEMORY;
+    }
+
+    /// Writes a checkpoint into a fresh instance.
+    fn restore(&mut self, checkpoint: &Checkpoint, random: Random) -> Result<(), SandboxError> {
+        let missing_bytes = checkpoint.memory_bytes().saturating_sub(self.memory.data_size(&self.store)) as u64;
+        let missing_pages = missing_bytes.div_ceil(self.memory.page_size(&self.store));
+        self.memory.grow(&mut self.store, missing_pages).map_err(session_error)?;
+        checkpoint.restore(self.memory.data_mut(&mut self.store));
+        let host = self.store.data_mut();
+        host.random = random;
+        host.is_memory_low = false;
+        Ok(())
     }
 
     /// A fresh instance whose random generators are the seed's own.
@@ -203,8 +302,21 @@ impl Live {
     fn begin(&mut self, limits: Limits, time: Duration) {
         let host = self.store.data_mut();
         host.deadline = Instant::now() + time;
+        host.soft_deadline = None;
+        host.raised_timeout = false;
+        host.is_memory_low = false;
         host.refused_memory = false;
         host.output = Output::new(limits.output_bytes);
+    }
+
+    /// Makes the deadline a soft one, with a hard one `grace` later.
+    fn begin_softly(&mut self, grace: Duration) {
+        if !grace.is_zero() {
+            let host = self.store.data_mut();
+            host.soft_deadline = Some(host.deadline);
+            host.soft_repeat = grace / N_TIMEOUTS;
+            host.deadline += grace;
+        }
     }
 
     /// Hands `code` to the guest and calls one of its functions on it.
@@ -223,10 +335,15 @@ impl Live {
     }
 
     /// How a call that returned by itself ended.
-    fn outcome_of(&mut self, status: i32) -> (Status, Option<String>) {
+    fn outcome_of(&mut self, status: i32, limits: Limits) -> (Status, Option<String>) {
         let (kind, message) = self.read_report();
         let status = match status {
             GUEST_OK => Status::Ok,
+            GUEST_EXCEPTION if kind == "TimeoutError" && self.store.data().raised_timeout => {
+                let what = format!("time limit of {} s reached", limits.time_ms as f64 / 1e3);
+                let note = format!("[{what}; the names bound so far are kept]");
+                return (Status::TimedOut { limit_ms: limits.time_ms }, Some(note));
+            }
             GUEST_EXCEPTION => Status::Exception { kind, message },
             GUEST_EXITED => Status::Exited { code: message.parse().unwrap_or(1) },
             other => Status::Crashed { reason: format!("the interpreter returned {other}") },
@@ -276,7 +393,7 @@ fn guarded<T: Send>(
     store: &mut Store<Host>,
     act: impl FnOnce(&mut Store<Host>) -> wasmtime::Result<T> + Send,
 ) -> wasmtime::Result<T> {
-    let deadline = store.data().deadline;
+    let deadline = store.data().soft_deadline.unwrap_or(store.data().deadline);
     store.set_epoch_deadline(1);
     thread::scope(|scope| {
         let (done, is_done) = mpsc::channel();
@@ -303,6 +420,12 @@ pub(crate) fn on_large_stack<T: Send>(act: impl FnOnce() -> T + Send) -> T {
         let thread = builder.spawn_scoped(scope, act).expect("a thread while the interpreter is prepared");
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+/// Calls an export that returns an address and does nothing else.
+fn address(instance: &Instance, store: &mut Store<Host>, name: &str) -> Result<usize, SandboxError> {
+    let function = instance.get_typed_func::<(), u32>(&mut *store, name).map_err(session_error)?;
+    function.call(store, ()).map(|address| address as usize).map_err(session_error)
 }
 
 fn limit_bytes(limits: Limits) -> usize {

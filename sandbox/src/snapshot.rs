@@ -39,7 +39,7 @@ struct Started {
 }
 
 fn start(engine: &Engine, module: &Module) -> wasmtime::Result<Started> {
-    let mut host = wasi::Host::new(0, INIT_BYTES, INIT_OUTPUT_BYTES);
+    let mut host = wasi::Host::new(engine, 0, INIT_BYTES, INIT_OUTPUT_BYTES);
     host.deadline = Instant::now() + INIT_LIMIT;
     let mut store = Store::new(engine, host);
     store.limiter(|host| host);

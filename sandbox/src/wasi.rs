@@ -6,14 +6,31 @@
 
 use crate::output::Output;
 use std::time::{Duration, Instant};
-use wasmtime::{Caller, Engine, Extern, ExternType, Linker, Memory, Module, ResourceLimiter, Result, Val};
+use wasmtime::{
+    Caller, Engine, Extern, ExternType, Linker, Memory, Module, ResourceLimiter, Result, StoreContextMut,
+    UpdateDeadline, Val,
+};
 
 /// The state of one session on the host's side.
 #[derive(Debug)]
 pub(crate) struct Host {
     pub(crate) output: Output,
+    /// When the call is ended by force.
     pub(crate) deadline: Instant,
+    /// When `TimeoutError` is raised in the call's code next.
+    pub(crate) soft_deadline: Option<Instant>,
+    /// How long after it is raised again, if it was caught.
+    pub(crate) soft_repeat: Duration,
+    /// Set when it was raised in this call.
+    pub(crate) raised_timeout: bool,
+    /// Where the guest looks for interrupts.
+    pub(crate) interrupt: Option<Interrupt>,
     pub(crate) limit_bytes: usize,
+    /// Memory beyond which the guest's code gets a `MemoryError`.
+    pub(crate) soft_limit_bytes: usize,
+    /// Set when the guest grew beyond it, until it is told.
+    pub(crate) is_memory_low: bool,
+    engine: Engine,
     /// Set when the guest asked for more memory than the limit allows.
     pub(crate) refused_memory: bool,
     pub(crate) random: Random,
@@ -22,11 +39,49 @@ pub(crate) struct Host {
     pub(crate) started: Instant,
 }
 
+/// Addresses in the guest's memory (`guest/src/interrupt.rs`).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Interrupt {
+    /// Byte whose bit 0 makes the interpreter look at the kind.
+    pub(crate) flag: usize,
+    /// Byte with the kind.
+    pub(crate) kind: usize,
+}
+
+/// Kinds of interrupts, shared with the guest.
+const INTERRUPT_TIME: u8 = 1;
+const INTERRUPT_MEMORY: u8 = 2;
+
 impl Host {
-    pub(crate) fn new(seed: u64, limit_bytes: usize, output_bytes: usize) -> Self {
+    pub(crate) fn new(engine: &Engine, seed: u64, limit_bytes: usize, output_bytes: usize) -> Self {
         let now = Instant::now();
-        let (output, random) = (Output::new(output_bytes), Random(seed));
-        Host { output, deadline: now, limit_bytes, refused_memory: false, random, memory: None, started: now }
+        Host {
+            output: Output::new(output_bytes),
+            deadline: now,
+            soft_deadline: None,
+            soft_repeat: Duration::ZERO,
+            raised_timeout: false,
+            interrupt: None,
+            limit_bytes,
+            soft_limit_bytes: usize::MAX,
+            is_memory_low: false,
+            engine: engine.clone(),
+            refused_memory: false,
+            random: Random(seed),
+            memory: None,
+            started: now,
+        }
+    }
+
+    /// The interrupt that is due, if one is.
+    fn due(&mut self, now: Instant) -> Option<u8> {
+        if std::mem::take(&mut self.is_memory_low) {
+            return Some(INTERRUPT_MEMORY);
+        }
+        self.soft_deadline.filter(|soft| now >= *soft)?;
+        self.soft_deadline = Some(now + self.soft_repeat);
+        self.raised_timeout = true;
+        Some(INTERRUPT_TIME)
     }
 
     /// Nanoseconds since the session began, in whole milliseconds: too coarse to time the host with.
@@ -42,6 +97,11 @@ impl ResourceLimiter for Host {
     fn memory_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
         let allowed = desired <= self.limit_bytes;
         self.refused_memory |= !allowed;
+        if allowed && desired > self.soft_limit_bytes {
+            self.is_memory_low = true;
+            // Has the guest call `on_epoch` at its next loop or function.
+            self.engine.increment_epoch();
+        }
         Ok(allowed)
     }
 
@@ -49,6 +109,23 @@ impl ResourceLimiter for Host {
         // Asked for the module's own table too, of about 9,200 functions; nothing in the guest grows it.
         Ok(desired <= MAX_TABLE_ELEMENTS)
     }
+}
+
+/// Called by running guest code after an epoch change: ends it, or tells it what is due.
+pub(crate) fn on_epoch(mut context: StoreContextMut<'_, Host>) -> Result<UpdateDeadline> {
+    let now = Instant::now();
+    let host = context.data_mut();
+    if now >= host.deadline {
+        return Err(Stop::Deadline.into());
+    }
+    if let (Some(memory), Some(interrupt)) = (host.memory, host.interrupt)
+        && let Some(kind) = host.due(now)
+    {
+        let data = memory.data_mut(&mut context);
+        data[interrupt.kind] = kind;
+        data[interrupt.flag] |= 1;
+    }
+    Ok(UpdateDeadline::Continue(1))
 }
 
 /// Why the host ended a call.
@@ -194,11 +271,14 @@ fn poll_oneoff(mut caller: Caller<'_, Host>, ins: u32, outs: u32, n_subscription
     // event, 32 bytes: u64 userdata, u16 error, u8 type (0: clock).
     let mut event = [0u8; 32];
     event[..8].copy_from_slice(&subscription[..8]);
-    let left = host.deadline.saturating_duration_since(Instant::now());
-    std::thread::sleep(wait.min(left));
-    if wait >= left {
+    let now = Instant::now();
+    let left = host.deadline.saturating_duration_since(now);
+    let until_soft = host.soft_deadline.map_or(left, |soft| soft.saturating_duration_since(now)).min(left);
+    std::thread::sleep(wait.min(until_soft));
+    if wait >= left && until_soft == left {
         return Err(Stop::Deadline.into());
     }
+    // A sleep that the soft deadline ends early is over: the interrupt reaches the code when it goes on.
     Ok(answer(put(&mut caller, outs, &event).and(put(&mut caller, n_events, &1u32.to_le_bytes()))))
 }
 

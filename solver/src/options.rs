@@ -95,6 +95,8 @@ struct LimitFields {
     time_ms: u64,
     memory_bytes: u64,
     output_bytes: usize,
+    grace_ms: u64,
+    n_calls: u64,
 }
 
 /// Most attempts per problem: a bound on memory, far above what one machine can serve.

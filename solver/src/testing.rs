@@ -389,7 +389,7 @@ impl FakePython {
 
     /// An outcome of any kind.
     pub fn outcome(status: Status, output: &str) -> Outcome {
-        Outcome { status, output: output.to_string(), elapsed_ms: 1, truncated_bytes: 0 }
+        Outcome { status, output: output.to_string(), elapsed_ms: 1, truncated_bytes: 0, rolled_back: false }
     }
 
     /// Sessions made so far.

@@ -67,7 +67,8 @@ impl Workers {
         assert!(entry.call.is_none(), "slot {slot} already runs call {:?}", entry.call);
         entry.n_calls += 1;
         let call = entry.n_calls;
-        entry.call = Some((call, Instant::now() + Duration::from_millis(self.limits.time_ms) + GRACE));
+        entry.call =
+            Some((call, Instant::now() + Duration::from_millis(self.limits.time_ms + self.limits.grace_ms) + GRACE));
         let (session, seed) = (entry.session.take(), entry.seed);
         let (python, limits, sender) = (Arc::clone(&self.python), self.limits, self.sender.clone());
         let work = move || {
@@ -114,7 +115,7 @@ impl Workers {
         let late = |s: &Slot| s.call.is_some_and(|(_, give_up)| give_up <= now);
         let slot = self.slots.iter().position(late)?;
         self.slots[slot].call = None;
-        let waited = Duration::from_millis(self.limits.time_ms) + GRACE;
+        let waited = Duration::from_millis(self.limits.time_ms + self.limits.grace_ms) + GRACE;
         Some((slot, crashed("the session did not come back; its names are lost".to_string(), waited)))
     }
 }
@@ -145,6 +146,7 @@ fn crashed(reason: String, elapsed: Duration) -> Outcome {
         status: Status::Crashed { reason },
         elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
         truncated_bytes: 0,
+        rolled_back: false,
     }
 }
 

@@ -104,6 +104,7 @@ pub fn status_name(status: &Status) -> String {
         Status::OutOfMemory { limit_bytes } => format!("stopped at its limit of {} MiB", limit_bytes >> 20),
         Status::Crashed { reason } => format!("crashed: {reason}"),
         Status::Exited { code } => format!("exited with status {code}"),
+        Status::NoCallsLeft { limit } => format!("refused: its limit of {limit} calls is reached"),
     }
 }
 

@@ -57,6 +57,11 @@ fn limits_end_the_run_and_say_so() {
     let done = aimo(["-q", "python", "--timeout", "1", "-c", "while True: pass"]);
     assert_eq!(done.status, 1);
     assert!(done.stdout.contains('1') && done.stdout.contains("time"), "{}", done.stdout);
+    assert!(
+        done.stdout.contains("TimeoutError") && done.stdout.contains("names bound so far are kept"),
+        "{}",
+        done.stdout
+    );
     assert!(start.elapsed().as_secs() < 60);
     let done =
         aimo(["-q", "python", "--memory", "400", "-c", "x = []\nwhile True: x.append('a' * 10**6 + str(len(x)))"]);
@@ -76,4 +81,28 @@ fn nothing_outside_is_reached() {
         assert_eq!(done.status, 1, "{code}: {}", done.stdout);
     }
     assert_eq!(python("import os; print(dict(os.environ))").ok(), "{}\n");
+}
+
+#[test]
+fn the_outcome_as_json() {
+    let done = aimo(["-q", "python", "--json", "-c", "print('before')\n1 / 0"]);
+    assert_eq!(done.status, 1);
+    let outcome: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!(outcome["status"]["kind"], "exception");
+    assert_eq!(outcome["status"]["exception"], "ZeroDivisionError");
+    assert_eq!(outcome["rolled_back"], false);
+    assert!(outcome["output"].as_str().unwrap().starts_with("before\n"), "{outcome}");
+    let done = aimo(["-q", "python", "--json", "--timeout", "0.5", "-c", "x = 1\nwhile True: pass"]);
+    let outcome: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+    assert_eq!(outcome["status"], serde_json::json!({ "kind": "timed_out", "limit_ms": 500 }));
+}
+
+#[test]
+fn the_limits_can_be_asked_for() {
+    let text = aimo(["python", "--limits", "--timeout", "2.5", "--memory", "600", "--grace", "0"]).ok();
+    assert!(text.contains("2.5 s") && text.contains("600 MiB"), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&aimo(["python", "--limits", "--json"]).ok()).unwrap();
+    assert_eq!(json["time_ms"], 60_000);
+    assert_eq!(json["grace_ms"], 1_000);
+    aimo(["python", "--grace=-1", "-c", "1"]).refuses_usage("--grace");
 }

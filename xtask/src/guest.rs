@@ -3,7 +3,8 @@
 //! Owns the tool chain of that build and the record that ties the module in the repository to its sources; the build
 //! itself is cargo's, in `sandbox/guest`. Uses rustup's `wasm32-wasip1` target where it is installed. Where it is not
 //! and cannot be fetched, Debian's copies of the Rust library's source and of wasi-libc, unpacked below the user's
-//! cache, take its place: nothing is installed. Takes ten to twenty minutes the first time.
+//! cache, take its place: nothing is installed. Crates that `sandbox/guest/patches` changes are copied, patched, below
+//! the guest's target directory. Takes ten to twenty minutes the first time.
 
 use crate::setup::apt;
 use crate::shell::{self, step};
@@ -22,6 +23,8 @@ const DEBIAN_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// zstd's strongest level whose window the decoder in the sandbox accepts.
 const ZSTD_LEVEL: &str = "-19";
 const ZSTD_WINDOW: &str = "--long=26";
+/// Directories below `sandbox/` whose Rust, Python and patch files the module is made of.
+const SOURCES: [&str; 4] = ["accel/src", "guest/patches", "guest/python", "guest/src"];
 
 /// Builds the module and its record: `sandbox/guest.wasm.zst` and `sandbox/guest.sha256`.
 pub fn build(root: &Path) -> Result<()> {
@@ -30,6 +33,7 @@ pub fn build(root: &Path) -> Result<()> {
     let cache = cache_dir()?.join("guest-toolchain");
     let python = python_packages(&guest, &cache)?;
     let tools = ToolChain::find(&cache)?;
+    let patched = patch_crates(&guest)?;
 
     step("building the Python interpreter for WebAssembly");
     let mut cargo = Command::new("cargo");
@@ -38,6 +42,8 @@ pub fn build(root: &Path) -> Result<()> {
         cargo.env_remove(name);
     }
     cargo.env_remove("CARGO_MANIFEST_DIR").env_remove("RUSTFLAGS").env("GUEST_PYTHON_PATH", &python);
+    // The interpreter's build script asks git about its own repository; it must not find this one.
+    cargo.env("GIT_CEILING_DIRECTORIES", &patched);
     cargo.current_dir(&guest).args(["build", "--release", "--lib", "--locked", "--ignore-rust-version"]);
     cargo.args(["--target", TARGET]).env("CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS", tools.rust_flags(&guest)?);
     if let ToolChain::Debian { library, .. } = &tools {
@@ -75,8 +81,8 @@ fn record_of(sandbox: &Path) -> Result<String> {
     for name in ["Cargo.toml", "Cargo.lock", "build.rs", "requirements.txt"] {
         files.push(sandbox.join("guest").join(name));
     }
-    for directory in ["src", "python"] {
-        collect(&sandbox.join("guest").join(directory), &mut files)?;
+    for directory in SOURCES {
+        collect(&sandbox.join(directory), &mut files)?;
     }
     let mut lines = Vec::new();
     for file in &files {
@@ -93,7 +99,7 @@ fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
         let path = entry?.path();
         if path.is_dir() {
             collect(&path, files)?;
-        } else if path.extension().is_some_and(|extension| extension == "rs" || extension == "py") {
+        } else if path.extension().is_some_and(|extension| ["rs", "py", "patch"].iter().any(|e| extension == *e)) {
             files.push(path);
         }
     }
@@ -120,6 +126,66 @@ fn python_packages(guest: &Path, cache: &Path) -> Result<PathBuf> {
     }
     fs::rename(&unfinished, &directory).with_context(|| format!("cannot create {}", directory.display()))?;
     Ok(directory)
+}
+
+/// Copies the crates that `patches/<crate>-<version>.patch` change to `target/patched/<crate>`, where the guest's
+/// manifest expects them, and applies the patches. A copy that already carries its patch is kept.
+fn patch_crates(guest: &Path) -> Result<PathBuf> {
+    let patched = guest.join("target").join("patched");
+    for entry in fs::read_dir(guest.join("patches")).context("cannot list sandbox/guest/patches")? {
+        let patch = entry?.path();
+        let stem = patch.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let (name, version) = stem.rsplit_once('-').with_context(|| format!("{stem}: not <crate>-<version>"))?;
+        let text = fs::read(&patch).with_context(|| format!("cannot read {}", patch.display()))?;
+        let (copy, digest) = (patched.join(name), format!("{:x}", Sha256::digest(text)));
+        let stamp = copy.join("applied.sha256");
+        if fs::read_to_string(&stamp).is_ok_and(|applied| applied == digest) {
+            continue;
+        }
+        step(&format!("patching {name} {version}"));
+        // A half-made copy has no stamp and is made again.
+        let _ = fs::remove_dir_all(&copy);
+        copy_tree(&crate_source(&patched.join("probe"), name, version)?, &copy)?;
+        // Outside a repository, as git sees it: inside one it would skip files that are ignored there.
+        let mut git = Command::new("git");
+        git.current_dir(&copy).env("GIT_CEILING_DIRECTORIES", &patched).arg("apply").arg(&patch);
+        shell::run(&mut git)?;
+        fs::write(&stamp, digest).with_context(|| format!("cannot write {}", stamp.display()))?;
+    }
+    Ok(patched)
+}
+
+/// The published source of a crate, as cargo fetches and verifies it: by way of an empty package that depends on it.
+fn crate_source(probe: &Path, name: &str, version: &str) -> Result<PathBuf> {
+    let manifest = probe.join("Cargo.toml");
+    let dependency = format!("{name} = {{ version = \"={version}\", default-features = false }}\n");
+    let package = "[package]\nname = \"probe\"\nversion = \"0.0.0\"\nedition = \"2024\"\n[workspace]\n[dependencies]\n";
+    fs::create_dir_all(probe.join("src")).with_context(|| format!("cannot create {}", probe.display()))?;
+    fs::write(probe.join("src/lib.rs"), "").with_context(|| format!("cannot write in {}", probe.display()))?;
+    fs::write(&manifest, package.to_owned() + &dependency)
+        .with_context(|| format!("cannot write {}", manifest.display()))?;
+    let mut metadata = Command::new("cargo");
+    metadata.args(["metadata", "--format-version", "1", "--manifest-path"]).arg(&manifest);
+    let metadata = shell::capture(&mut metadata).with_context(|| format!("cargo cannot fetch {name} {version}"))?;
+    let metadata: serde_json::Value = serde_json::from_str(&metadata).context("cargo metadata")?;
+    let packages = metadata["packages"].as_array().map_or(&[][..], Vec::as_slice);
+    let found = packages.iter().find(|package| package["name"] == name && package["version"] == version);
+    let path = found.and_then(|package| package["manifest_path"].as_str()).map(Path::new).and_then(Path::parent);
+    path.map(Path::to_owned).with_context(|| format!("cargo does not say where {name} {version} lies"))
+}
+
+fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).with_context(|| format!("cannot create {}", to.display()))?;
+    for entry in fs::read_dir(from).with_context(|| format!("cannot list {}", from.display()))? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_tree(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), &target).with_context(|| format!("cannot write {}", target.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// What compiles Rust to WebAssembly on this machine.

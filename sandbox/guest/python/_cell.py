@@ -12,6 +12,8 @@ import difflib
 import gc
 import io
 import linecache
+import math
+import os
 import random
 import signal
 import sys
@@ -53,10 +55,8 @@ sympy.minimal_polynomial(sympy.sqrt(2) + sympy.sqrt(3), x); sympy.groebner([x*y 
 """
 
 INSTEAD = {
-    "numpy": "use lists with comprehensions, math, fractions, statistics, or sympy.Matrix for linear algebra",
     "scipy": "use mpmath (quad, findroot, odefun) or sympy (integrate, nsolve)",
     "pandas": "use lists, dict and collections",
-    "gmpy2": "int, pow(a, -1, m), math.isqrt, math.gcd and sympy.ntheory do the same",
     "networkx": "write the graph as a dict of sets; collections.deque and heapq for searches",
     "matplotlib": "nothing can be drawn; print numbers",
     "sortedcontainers": "use bisect or heapq on a list",
@@ -68,6 +68,8 @@ INSTEAD = {
     "sage": "use sympy; Sage's ntheory, polynomial and matrix functions have sympy counterparts",
 }
 
+
+AVAILABLE = "the standard library, sympy, mpmath, numpy (a part of it) and gmpy2 (its integers)"
 
 # Names that other systems give to functions of sympy.
 ELSEWHERE = {
@@ -172,8 +174,12 @@ def start():
     warnings.formatwarning = short_warning
     # There are no signals here; asyncio asks for the names.
     signal.SIGINT, signal.default_int_handler, signal.getsignal = 2, leave, lambda number: None
+    # These would take our gmpy2 for the fast one and build their own numbers of it.
+    os.environ["SYMPY_GROUND_TYPES"], os.environ["MPMATH_NOGMPY"] = "python", "1"
     for name in PRELOADED:
         __import__(name)
+    os.environ.clear()
+    import _sympy_patches
     exec_(WARM_UP, {"sympy": sys.modules["sympy"]})
     main["__name__"], main["__builtins__"] = "__main__", builtins
     gc.collect()
@@ -202,12 +208,75 @@ def run(source):
             value = eval_(expression, main)
             if value is not None:
                 main["_"] = value
-                write_out(repr_(value) + "\n")
+                write_out(shown(value) + "\n")
         return OK, "", ""
     except SystemExit as error:
         return EXITED, "SystemExit", exit_code(error.code)
     except BaseException as error:
         return report(error)
+
+
+# A value whose repr would be longer than this is shown in part; the host cuts shorter texts by itself.
+SHOWN_CHARS = 1 << 20
+# How many parts of a container are looked at to tell how large it is.
+SAMPLE = 64
+
+
+def shown(value):
+    """`repr(value)`; of a huge value, its ends, without building the rest."""
+    try:
+        if weight(value, 3) > SHOWN_CHARS:
+            return ends(value)
+    except Exception:
+        # Whatever is odd about the value, its own repr says it better.
+        pass
+    return repr_(value)
+
+
+def weight(value, depth):
+    """Roughly the length of the repr of a built-in value."""
+    kind = type(value)
+    if kind is int:
+        return value.bit_length() // 3
+    if kind is str or kind is bytes or kind is bytearray:
+        return len(value)
+    if kind is list or kind is tuple or kind is set or kind is frozenset or kind is dict:
+        n_parts = len(value)
+        if not n_parts or not depth:
+            return 3 * n_parts
+        if kind is dict:
+            looked_at = [part for _, pair in zip(range(SAMPLE), value.items()) for part in pair]
+        elif kind is list or kind is tuple:
+            looked_at = value[:SAMPLE]
+        else:
+            looked_at = [part for _, part in zip(range(SAMPLE), value)]
+        n_looked_at = min(n_parts, SAMPLE)
+        return n_parts * (2 + sum(weight(part, depth - 1) for part in looked_at) / n_looked_at)
+    return 4
+
+
+def ends(value):
+    """The first and the last parts of a huge value's repr, with a note of what lies between."""
+    kind, keep = type(value), SHOWN_CHARS // 4
+    if kind is int:
+        digits, sign = abs(value), "-" if value < 0 else ""
+        n_digits = int(digits.bit_length() * math.log10(2)) + 1
+        head = str(digits // 10 ** (n_digits - keep))
+        # The estimate of the number of digits is off by one at most.
+        n_digits += len(head) - keep
+        return f"{sign}{head}[... {n_digits - len(head) - keep} digits ...]{digits % 10**keep:0{keep}}"
+    if kind in (str, bytes, bytearray):
+        return f"{repr_(value[:keep])}[... {len(value) - 2 * keep} more ...]{repr_(value[-keep:])}"
+    opening, closing = {list: "[]", tuple: "()", set: "{}", dict: "{}", frozenset: ("frozenset({", "})")}[kind]
+    n_parts = len(value)
+    n_kept = max(1, min(n_parts // 2, int(keep / (weight(value, 3) / n_parts))))
+    ordered = kind is list or kind is tuple
+    parts = value[:n_kept] if ordered else [part for _, part in zip(range(n_kept), value)]
+    entry = (lambda key: f"{shown(key)}: {shown(value[key])}") if kind is dict else shown
+    first = ", ".join(map(entry, parts))
+    last = ", ".join(map(entry, value[-n_kept:])) if ordered else ""
+    n_between = n_parts - n_kept * (2 if ordered else 1)
+    return f"{opening}{first}, [... {n_between} more ...]{', ' if last else ''}{last}{closing}"
 
 
 def exit_code(code):
@@ -311,7 +380,7 @@ def hint(error):
         if root in INSTEAD:
             return f"[{root} is not available here: {INSTEAD[root]}]\n"
         if root not in sys.modules:
-            return "[available here: the standard library, sympy and mpmath]\n"
+            return f"[available here: {AVAILABLE}]\n"
     if isinstance(error, AttributeError) and isinstance(error.obj, types.ModuleType):
         return did_you_mean(error.name, dir(error.obj))
     if isinstance(error, NameError) and error.name in ("sympy", "mpmath"):

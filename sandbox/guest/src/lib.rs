@@ -5,8 +5,11 @@
 //! host in `sandbox/src`. Surprising fact: `init` runs once per machine, not once per session. The memory it leaves
 //! behind, with sympy imported, is what every session starts from.
 
+mod arrays;
 mod cell;
 mod frozen;
+mod interrupt;
+mod ntheory;
 
 use rustpython_vm::{AsObject, Interpreter, InterpreterBuilder, PyObjectRef, PyResult, Settings, VirtualMachine};
 use std::{cell::RefCell, panic};
@@ -67,9 +70,14 @@ fn build_interpreter() -> i32 {
     settings.argv = vec!["".into()];
     let builder = InterpreterBuilder::new().settings(settings);
     let stdlib = rustpython_stdlib::stdlib_module_defs(&builder.ctx);
-    let cell = cell::_sandbox::module_def(&builder.ctx);
+    let own = [
+        cell::_sandbox::module_def(&builder.ctx),
+        ntheory::_ntheory::module_def(&builder.ctx),
+        arrays::_arrays::module_def(&builder.ctx),
+    ];
     let interpreter =
-        builder.add_native_modules(&stdlib).add_native_module(cell).add_frozen_modules(frozen::library()).build();
+        builder.add_native_modules(&stdlib).add_native_modules(&own).add_frozen_modules(frozen::library()).build();
+    interrupt::install();
     let ready = interpreter.enter(|vm| {
         let started = vm.new_scope_with_main().and_then(|_| call(vm, "start", ()));
         started.map_err(|error| vm.print_exception(&error)).is_ok()
@@ -148,6 +156,7 @@ fn with_vm(act: impl FnOnce(&VirtualMachine, String) -> i32) -> i32 {
     GUEST.with(|guest| {
         let source = String::from_utf8_lossy(&std::mem::take(&mut guest.borrow_mut().input)).into_owned();
         set_report("", "");
+        interrupt::clear();
         // SAFETY: `interpreter` is set once, by `init`, and never moved or dropped: the reference outlives the call
         // although the cell is borrowed again (by `set_report`) while Python runs.
         let interpreter = unsafe { (*guest.as_ptr()).interpreter.as_ref() };

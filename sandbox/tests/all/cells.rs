@@ -133,11 +133,21 @@ fn a_repr_that_fails_is_the_cells_exception() {
 #[test]
 fn hints_help_where_one_is_known() {
     let mut session = session();
-    let text = raises(&mut session, "import numpy as np", "ModuleNotFoundError").output;
-    assert!(text.contains("No module named 'numpy'"), "{text}");
-    assert!(text.ends_with("[numpy is not available here: use lists with comprehensions, math, fractions, statistics, or sympy.Matrix for linear algebra]\n"), "{text}");
+    let text = raises(&mut session, "import scipy.optimize", "ModuleNotFoundError").output;
+    assert!(text.contains("No module named 'scipy'"), "{text}");
+    assert!(
+        text.ends_with(
+            "[scipy is not available here: use mpmath (quad, findroot, odefun) or sympy (integrate, nsolve)]\n"
+        ),
+        "{text}"
+    );
     let text = raises(&mut session, "import frobnicate", "ModuleNotFoundError").output;
-    assert!(text.ends_with("[available here: the standard library, sympy and mpmath]\n"), "{text}");
+    assert!(
+        text.ends_with(
+            "[available here: the standard library, sympy, mpmath, numpy (a part of it) and gmpy2 (its integers)]\n"
+        ),
+        "{text}"
+    );
     let text = raises(&mut session, "import sympy\nsympy.factorin(12)", "AttributeError").output;
     assert!(text.ends_with("[did you mean 'factorint'?]\n"), "{text}");
     let text = raises(&mut session, "sympy.valuation(8, 2)", "AttributeError").output;
@@ -214,4 +224,43 @@ fn what_a_cell_defines_can_be_looked_into() {
     let dataclass = "from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\n    y: int = 2\nP(1)";
     assert_eq!(output(&mut session, dataclass), "P(x=1, y=2)\n");
     assert_eq!(output(&mut session, "import pickle\npickle.loads(pickle.dumps(P(3)))"), "P(x=3, y=2)\n");
+}
+
+#[test]
+fn a_huge_value_is_shown_by_its_ends() {
+    let mut session =
+        crate::common::session_with(Limits { output_bytes: 4 << 20, time_ms: 60_000, ..Limits::default() });
+    for (setup, starts, ends) in [
+        ("list(range(4 * 10**6))", "[0, 1, 2, ", ", 3999998, 3999999]\n"),
+        ("[[k] * 3000 for k in range(3000)]", "[[0, 0, 0, ", ", 2999, 2999]]\n"),
+        ("'ab' * 10**7", "'abab", "abab'\n"),
+        ("{k: -k for k in range(10**6)}", "{0: 0, 1: -1, ", "more ...]}\n"),
+        ("7**(15 * 10**5)", "1148", "0001\n"),
+        ("-10**(12 * 10**5)", "-1000", "0000\n"),
+    ] {
+        let outcome = session.run(setup);
+        let text = &outcome.output;
+        assert_eq!(outcome.status, Status::Ok, "{setup}");
+        assert!(
+            text.starts_with(starts) && text.ends_with(ends),
+            "{setup}: {} {}",
+            &text[..60],
+            &text[text.len() - 60..]
+        );
+        assert!(
+            text.len() < 2 << 20 && text.contains("[... ") && outcome.truncated_bytes == 0,
+            "{setup}: {}",
+            text.len()
+        );
+    }
+    let check = "import _cell\n_cell.SHOWN_CHARS = 4000\ndef ends(n):\n    s, shown = str(n), _cell.ends(n)\n    \
+                 head, tail = shown.split('[... ')[0], shown.split('...]')[1]\n    \
+                 return s.startswith(head) and s.endswith(tail) and int(shown.split('[... ')[1].split()[0]) == len(s) - len(head) - len(tail)\n\
+                 all(ends(n) for n in (10**6000, 10**6000 - 1, -7**7001, 2**20001))";
+    assert_eq!(output(&mut session, check), "True\n");
+    // Below the bound nothing changes.
+    assert_eq!(
+        output(&mut session, "len(repr(list(range(1000)))), list(range(3)), 10**30"),
+        "(4890, [0, 1, 2], 1000000000000000000000000000000)\n"
+    );
 }

@@ -12,7 +12,7 @@ fn sources_below(directory: &Path, found: &mut Vec<PathBuf>) {
         let path = entry.expect("an entry").path();
         if path.is_dir() {
             sources_below(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs" || extension == "py") {
+        } else if path.extension().is_some_and(|extension| ["rs", "py", "patch"].iter().any(|e| extension == *e)) {
             found.push(path);
         }
     }
@@ -32,8 +32,9 @@ fn the_module_and_its_sources_are_the_recorded_ones() {
     files.extend(
         ["Cargo.toml", "Cargo.lock", "build.rs", "requirements.txt"].map(|name| sandbox.join("guest").join(name)),
     );
-    sources_below(&sandbox.join("guest/src"), &mut files);
-    sources_below(&sandbox.join("guest/python"), &mut files);
+    for directory in ["accel/src", "guest/patches", "guest/python", "guest/src"] {
+        sources_below(&sandbox.join(directory), &mut files);
+    }
     let actual: BTreeMap<String, String> = files
         .iter()
         .map(|file| {

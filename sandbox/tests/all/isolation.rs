@@ -73,7 +73,7 @@ fn randomness_is_the_seeds() {
 
 #[test]
 fn a_rolled_back_call_gives_its_random_numbers_back() {
-    let limits = Limits { time_ms: 200, ..Limits::default() };
+    let limits = Limits { time_ms: 200, grace_ms: 0, ..Limits::default() };
     let mut plain = python().session(limits, 3).unwrap();
     let mut stopped = python().session(limits, 3).unwrap();
     for session in [&mut plain, &mut stopped] {

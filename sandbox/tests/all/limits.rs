@@ -3,8 +3,14 @@
 use crate::common::{output, python, raises, session, session_with};
 use sandbox::{Limits, Outcome, SandboxError, Session, Status};
 
+/// A time limit that ends calls by force at once.
 fn brief(time_ms: u64) -> Limits {
-    Limits { time_ms, ..Limits::default() }
+    Limits { time_ms, grace_ms: 0, ..Limits::default() }
+}
+
+/// A time limit with an exception first.
+fn soft(time_ms: u64, grace_ms: u64) -> Limits {
+    Limits { time_ms, grace_ms, ..Limits::default() }
 }
 
 /// Checks that `session` still works and still knows what it knew.
@@ -20,6 +26,7 @@ fn remembering(limits: Limits) -> Session {
 }
 
 fn assert_timed_out(outcome: &Outcome, limit_ms: u64) {
+    assert!(outcome.rolled_back);
     assert_eq!(outcome.status, Status::TimedOut { limit_ms }, "{}", outcome.output);
     assert!(outcome.elapsed_ms >= limit_ms, "{} ms", outcome.elapsed_ms);
     assert!(
@@ -50,6 +57,82 @@ fn the_time_limit_ends_every_kind_of_loop() {
         session.set_limits(brief(60_000)).unwrap();
         assert_remembers(&mut session);
     }
+}
+
+#[test]
+fn a_soft_time_limit_is_an_exception_and_keeps_the_names() {
+    for (code, line) in [
+        ("n = 0\nwhile True:\n    n += 1", 4),
+        ("import itertools\nn = 1\nfor n in itertools.count(1): pass", 4),
+        ("n = 1\ndef f():\n    while True: sum(i for i in range(1000))\nf()", 5),
+        ("import time\nn = 1\ntime.sleep(1e9)", 4),
+        ("from sympy import *\nn = 1\n[factorint(k) for k in itertools.count(2)]", 4),
+    ] {
+        let mut session = remembering(soft(300, 30_000));
+        session.run("import itertools");
+        let outcome = session.run(&format!("early = 5\n{code}"));
+        assert_eq!(outcome.status, Status::TimedOut { limit_ms: 300 }, "{code}\n{}", outcome.output);
+        assert!(!outcome.rolled_back && outcome.elapsed_ms >= 300, "{outcome:?}");
+        assert!(outcome.output.contains(&format!("File \"<cell 3>\", line {line}, in <module>")), "{}", outcome.output);
+        let end = "TimeoutError: the time limit of this cell is reached\n\
+                   [time limit of 0.3 s reached; the names bound so far are kept]\n";
+        assert!(outcome.output.ends_with(end), "{}", outcome.output);
+        session.set_limits(brief(60_000)).unwrap();
+        assert_eq!(output(&mut session, "early, n > 0"), "(5, True)\n", "{code}");
+        assert_remembers(&mut session);
+    }
+}
+
+#[test]
+fn a_time_out_can_be_caught_and_does_not_come_late() {
+    let mut session = session_with(soft(300, 30_000));
+    let caught =
+        "try:\n    while True: pass\nexcept TimeoutError as e:\n    found = str(e)\nfinally:\n    done = True\nfound";
+    assert_eq!(output(&mut session, caught), "'the time limit of this cell is reached'\n");
+    for _ in 0..20 {
+        session.set_limits(soft(1, 30_000)).unwrap();
+        session.run("x = sum(range(1000))");
+        session.set_limits(soft(60_000, 1_000)).unwrap();
+        assert_eq!(output(&mut session, "1 + 1"), "2\n");
+    }
+}
+
+#[test]
+fn code_that_does_not_heed_the_exception_is_ended_and_undone() {
+    for code in [
+        "while True:\n    try:\n        while True: pass\n    except BaseException: pass",
+        "x = 10**10**8",
+        "import re\nre.match(r'(a+)+$', 'a' * 40 + 'b')",
+    ] {
+        let mut session = remembering(soft(200, 400));
+        let outcome = session.run(&format!("known = 0\n{code}"));
+        assert_eq!(outcome.status, Status::TimedOut { limit_ms: 200 }, "{code}\n{}", outcome.output);
+        assert!(outcome.rolled_back && outcome.elapsed_ms >= 600, "{code} {outcome:?}");
+        session.set_limits(brief(60_000)).unwrap();
+        assert_remembers(&mut session);
+    }
+}
+
+#[test]
+fn memory_that_runs_short_is_an_exception_first() {
+    let mut session = remembering(Limits { memory_bytes: 400 << 20, ..soft(60_000, 1_000) });
+    let outcome = session.run("x = []\nwhile True: x.append(bytes(10**5))");
+    assert!(matches!(&outcome.status, Status::Exception { kind, .. } if kind == "MemoryError"), "{outcome:?}");
+    assert!(outcome.output.contains("line 2, in <module>"), "{}", outcome.output);
+    assert_eq!(output(&mut session, "n = len(x); x = None; n > 1000"), "True\n");
+    assert_remembers(&mut session);
+}
+
+#[test]
+fn a_session_answers_as_many_calls_as_it_may() {
+    let mut session = session_with(Limits { n_calls: 2, ..brief(60_000) });
+    output(&mut session, "x = 1");
+    assert_eq!(output(&mut session, "x"), "1\n");
+    let outcome = session.run("x = 2");
+    assert_eq!(outcome.status, Status::NoCallsLeft { limit: 2 });
+    assert_eq!(outcome.output, "[limit of 2 calls reached; nothing was run]\n");
+    session.set_limits(brief(60_000)).unwrap();
+    assert_eq!(output(&mut session, "x"), "1\n");
 }
 
 #[test]
@@ -85,7 +168,8 @@ fn growing_for_ever_ends_and_is_undone() {
                 assert!(outcome.output.contains("[memory limit of 512 MiB reached; the session was restored"));
             }
             Status::Exception { kind, .. } if kind == "MemoryError" => {
-                output(&mut session, "known = 17");
+                // What had grown is still there; the session can go on once it is let go.
+                output(&mut session, "x = s = None; known = 17");
             }
             other => panic!("{code}: {other:?} {}", outcome.output),
         }

@@ -2,7 +2,11 @@
 
 mod cells;
 mod common;
+mod forks;
 mod guest_record;
 mod isolation;
 mod library;
 mod limits;
+mod ntheory;
+mod numpy;
+mod workers;

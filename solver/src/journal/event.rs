@@ -166,6 +166,7 @@ pub(crate) struct OutcomeFields {
     output: String,
     elapsed_ms: u64,
     truncated_bytes: usize,
+    rolled_back: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -186,6 +187,9 @@ enum StatusFields {
     Crashed {
         reason: String,
     },
+    NoCallsLeft {
+        limit: u64,
+    },
     Exited {
         code: i32,
     },
@@ -197,7 +201,13 @@ mod tests {
 
     #[test]
     fn events_are_the_same_after_they_were_written_and_read() {
-        let outcome = |status| Outcome { status, output: "\u{2028}x\n".into(), elapsed_ms: 3, truncated_bytes: 9 };
+        let outcome = |status| Outcome {
+            status,
+            output: "\u{2028}x\n".into(),
+            elapsed_ms: 3,
+            truncated_bytes: 9,
+            rolled_back: true,
+        };
         for status in [
             Status::Ok,
             Status::Exception { kind: "NameError".into(), message: "no".into() },

@@ -27,7 +27,7 @@ use solver::{
 
 pub use args::Args;
 
-use crate::commands::python::load_python;
+use crate::commands::python::load_workers;
 use crate::failure::Failure;
 use crate::load;
 use crate::progress::Progress;
@@ -148,7 +148,7 @@ fn carry_out(
     if let (false, Some(history)) = (quiet, &history) {
         eprintln!("{}", resumed_text(&folder, history));
     }
-    let python = Arc::new(load_python(quiet)?);
+    let python = Arc::new(load_workers(quiet)?);
     let parallel = args.solving.parallel.unwrap_or(DEFAULT_PARALLEL).min(options.attempts);
     let engine = load::load(&args.model, parallel, quiet)?;
     let backend = engine.backend_name();

@@ -1,0 +1,269 @@
+//! Sessions that run in a process of their own: a second wall behind WebAssembly's, and a process that may die.
+//!
+//! [`Workers`] starts one confined process per session and speaks with it over its standard input and output. A worker
+//! that is killed, hangs or breaks the protocol gives an outcome that says so, and the next call gets a fresh one.
+//! Called by programs that want the wall; [`serve`] is the worker's side, called by the worker program. Surprising
+//! fact: a worker loads no file by name. It inherits the compiled interpreter, already verified, as descriptor 3.
+
+mod messages;
+
+use crate::{
+    confine::{self, Confinement},
+    outcome::{Completeness, Limits, Outcome, SandboxError, Status},
+    pages,
+    python::Python,
+};
+use messages::{Reply, Request, read_frame, write_frame};
+use std::{
+    ffi::OsString,
+    io::{self, BufReader, Read, Write},
+    path::PathBuf,
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// The descriptor that a worker inherits the compiled interpreter as.
+const MODULE_FD: i32 = 3;
+/// What a worker may take beyond a call's limits before it is killed.
+const MARGIN: Duration = Duration::from_secs(5);
+/// What a worker may take to start.
+const START_LIMIT: Duration = Duration::from_secs(30);
+/// Room in a reply for everything but the output.
+const REPLY_BYTES: usize = 1 << 20;
+
+/// Starts sessions in worker processes.
+#[derive(Clone)]
+pub struct Workers {
+    python: Python,
+    program: PathBuf,
+    arguments: Vec<OsString>,
+}
+
+impl Workers {
+    /// `program` with `arguments` must call [`serve`] and do nothing else.
+    pub fn new(python: Python, program: PathBuf, arguments: impl IntoIterator<Item = OsString>) -> Workers {
+        Workers { python, program, arguments: arguments.into_iter().collect() }
+    }
+
+    /// A session in a new process.
+    pub fn session(&self, limits: Limits, seed: u64) -> Result<WorkerSession, SandboxError> {
+        let process = Process::start(self, limits, seed)?;
+        Ok(WorkerSession { workers: self.clone(), limits, seed, process: Some(process) })
+    }
+}
+
+/// A session whose interpreter is another process.
+pub struct WorkerSession {
+    workers: Workers,
+    limits: Limits,
+    seed: u64,
+    /// None after the worker was lost, until the next call.
+    process: Option<Process>,
+}
+
+impl WorkerSession {
+    /// Runs `code` as one notebook cell, as `Session::run` does. A lost worker is [`Status::Crashed`]; the call after
+    /// it starts from nothing, in a new process.
+    pub fn run(&mut self, code: &str) -> Outcome {
+        let limits = self.limits;
+        let wait = Duration::from_millis(limits.time_ms.saturating_add(limits.grace_ms)) + MARGIN;
+        let started = Instant::now();
+        match self.ask(&Request::Run(code.to_owned()), wait) {
+            Ok(Reply::Outcome(outcome)) => outcome,
+            Ok(reply) => self.lost(started, format!("its worker answered {reply:?}")),
+            Err(reason) => self.lost(started, reason),
+        }
+    }
+
+    /// Whether `code` is a whole cell, as `Session::is_complete` answers it.
+    pub fn is_complete(&mut self, code: &str) -> Completeness {
+        match self.ask(&Request::IsComplete(code.to_owned()), MARGIN) {
+            Ok(Reply::Completeness(answer)) => answer,
+            _ => {
+                self.process = None;
+                Completeness::Invalid
+            }
+        }
+    }
+
+    /// What confines the worker.
+    pub fn confinement(&self) -> Option<Confinement> {
+        self.process.as_ref().map(|process| process.confinement)
+    }
+
+    /// The worker's process id.
+    pub fn process_id(&self) -> Option<u32> {
+        self.process.as_ref().map(|process| process.child.id())
+    }
+
+    fn ask(&mut self, request: &Request, wait: Duration) -> Result<Reply, String> {
+        if self.process.is_none() {
+            let process = Process::start(&self.workers, self.limits, self.seed);
+            self.process = Some(process.map_err(|error| error.to_string())?);
+        }
+        let process = self.process.as_mut().expect("started above");
+        process.ask(request, wait)
+    }
+
+    /// The outcome of a call whose worker is gone; what is left of it is removed.
+    fn lost(&mut self, started: Instant, reason: String) -> Outcome {
+        self.process = None;
+        let reason = format!("{reason}; its names are lost");
+        Outcome {
+            output: format!("[Python failed: {reason}]\n"),
+            status: Status::Crashed { reason },
+            elapsed_ms: started.elapsed().as_millis() as u64,
+            truncated_bytes: 0,
+            rolled_back: false,
+        }
+    }
+}
+
+/// A running worker; killed when dropped.
+struct Process {
+    child: Child,
+    input: ChildStdin,
+    replies: Receiver<io::Result<Reply>>,
+    confinement: Confinement,
+}
+
+impl Process {
+    fn start(workers: &Workers, limits: Limits, seed: u64) -> Result<Process, SandboxError> {
+        let failed = |what: &str, error: io::Error| SandboxError::Session { reason: format!("{what}: {error}") };
+        let mut command = Command::new(&workers.program);
+        command.args(&workers.arguments).env_clear().current_dir("/");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let module = workers.python.file().map_err(|error| failed("the compiled interpreter", error))?;
+        hand_down(&mut command, &module);
+        let started = command.spawn();
+        let mut child = started.map_err(|error| failed(&workers.program.display().to_string(), error))?;
+        drop(module);
+        let input = child.stdin.take().expect("piped");
+        let mut output = BufReader::new(child.stdout.take().expect("piped"));
+        let (sender, replies) = channel();
+        let max_bytes = limits.output_bytes.saturating_add(REPLY_BYTES);
+        let read = move || loop {
+            let reply = read_frame(&mut output, max_bytes).and_then(|frame| Reply::decode(&frame));
+            let is_last = reply.is_err();
+            // Nobody listens once the session is gone.
+            if sender.send(reply).is_err() || is_last {
+                return;
+            }
+        };
+        let reader = thread::Builder::new().name("python-worker".into()).spawn(read);
+        let mut process = Process { child, input, replies, confinement: Confinement::default() };
+        reader.map_err(|error| failed("no thread to read from a worker", error))?;
+        match process.ask(&Request::Start(limits, seed), START_LIMIT) {
+            Ok(Reply::Started(confinement)) => {
+                process.confinement = confinement;
+                Ok(process)
+            }
+            Ok(Reply::Refused(reason)) => Err(SandboxError::Session { reason }),
+            Ok(reply) => Err(SandboxError::Session { reason: format!("a worker answered {reply:?}") }),
+            Err(reason) => Err(SandboxError::Session { reason }),
+        }
+    }
+
+    fn ask(&mut self, request: &Request, wait: Duration) -> Result<Reply, String> {
+        if let Err(error) = write_frame(&mut self.input, &request.encode()) {
+            return Err(self.end_of(&error));
+        }
+        match self.replies.recv_timeout(wait) {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(error)) => Err(self.end_of(&error)),
+            Err(RecvTimeoutError::Timeout) => Err("its worker did not answer and was killed".into()),
+            Err(RecvTimeoutError::Disconnected) => Err("its worker is gone".into()),
+        }
+    }
+
+    /// Why the worker ended, once it has stopped talking.
+    fn end_of(&mut self, error: &io::Error) -> String {
+        if error.kind() == io::ErrorKind::InvalidData {
+            return format!("its worker broke the protocol ({error}) and was killed");
+        }
+        // It closed its pipes: it has ended or is about to.
+        let until = Instant::now() + Duration::from_millis(500);
+        while Instant::now() < until {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return format!("its worker ended ({status})");
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        "its worker stopped answering and was killed".into()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail only for a process that has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Has the child find `file` as [`MODULE_FD`].
+#[cfg(unix)]
+fn hand_down(command: &mut Command, file: &std::fs::File) {
+    use std::os::{fd::AsRawFd, unix::process::CommandExt};
+    let fd = file.as_raw_fd();
+    let place = move || {
+        // SAFETY: dup2 and fcntl take descriptors and are safe between fork and exec. A descriptor that already has
+        // the number only loses its close-on-exec flag.
+        let done =
+            unsafe { if fd == MODULE_FD { libc::fcntl(fd, libc::F_SETFD, 0) } else { libc::dup2(fd, MODULE_FD) } };
+        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    };
+    // SAFETY: `place` makes two system calls and allocates nothing on its way to success.
+    unsafe { command.pre_exec(place) };
+}
+
+/// The worker's side: answers requests on standard input until it is closed.
+#[cfg(unix)]
+pub fn serve() -> Result<(), SandboxError> {
+    use std::os::fd::FromRawFd;
+    // SAFETY: the descriptor was handed down by `hand_down` and belongs to nobody else in this process.
+    let module = unsafe { std::fs::File::from_raw_fd(MODULE_FD) };
+    let python = Python::of_file(module)?;
+    pages::prepare();
+    // Ctrl-C goes to the whole group of processes; what it means is decided by the program that started this one.
+    // SAFETY: ignoring a signal installs no handler.
+    unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
+    let (mut input, mut output) = (io::stdin().lock(), io::stdout().lock());
+    let confinement = confine::confine();
+    match answer_all(&python, confinement, &mut input, &mut output) {
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
+            Err(SandboxError::Session { reason: error.to_string() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Most code that one request carries.
+const MAX_REQUEST_BYTES: usize = 64 << 20;
+
+fn answer_all(
+    python: &Python,
+    confinement: Confinement,
+    input: &mut impl Read,
+    output: &mut impl Write,
+) -> io::Result<()> {
+    let mut session = None;
+    loop {
+        let request = Request::decode(&read_frame(input, MAX_REQUEST_BYTES)?)?;
+        let reply = match (request, &mut session) {
+            (Request::Start(limits, seed), _) => match python.session(limits, seed) {
+                Ok(started) => {
+                    session = Some(started);
+                    Reply::Started(confinement)
+                }
+                Err(error) => Reply::Refused(error.to_string()),
+            },
+            (Request::Run(code), Some(session)) => Reply::Outcome(session.run(&code)),
+            (Request::IsComplete(code), Some(session)) => Reply::Completeness(session.is_complete(&code)),
+            (_, None) => Reply::Refused("no session was started".into()),
+        };
+        write_frame(output, &reply.encode())?;
+    }
+}
