@@ -1,4 +1,4 @@
-//! Row kernels in AVX2: a weight row times one to four tokens, see `rows`; those of the types with a scale per 32
+//! Row kernels in AVX2: a weight row times up to eight tokens, see `rows`; those of the types with a scale per 32
 //! weights are in `small`.
 //!
 //! Codes are unsigned bytes and activations signed ones, as `vpmaddubsw` wants them; what a type subtracts from its

@@ -13,7 +13,7 @@ use crate::gguf::GgmlType;
 use std::ops::Range;
 
 /// Below this many tokens, unpacking costs more than it saves and the row kernels are used.
-pub(super) const MIN_TOKENS: usize = 8;
+pub(super) const MIN_TOKENS: usize = 16;
 
 /// Most rows of one task: several panels, so that the activations of a group are read from cache.
 pub(super) const TASK_ROWS: usize = 32;

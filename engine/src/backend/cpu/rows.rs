@@ -19,7 +19,7 @@ pub(super) struct RowBlock<'a> {
     pub(super) data: &'a [u8],
 }
 
-/// Runs a kernel of 1 to 4 tokens over all rows and tokens: `$dot` gives the `$n` sums of row `$row` with the tokens
+/// Runs a kernel of 1, 2, 3, 4 or 8 tokens over all rows and tokens: `$dot` gives the `$n` sums of row `$row` with the tokens
 /// from `$t` on. A macro, because a closure would not be inlined into code compiled for other instructions.
 macro_rules! each_row {
     ($rows:expr, $tokens:expr, $out:expr, |$row:ident, $t:ident, $n:ident| $dot:expr) => {{
@@ -43,7 +43,8 @@ macro_rules! each_row {
                     1 => some!(1),
                     2 => some!(2),
                     3 => some!(3),
-                    _ => some!(4),
+                    4..8 => some!(4),
+                    _ => some!(8),
                 }
             }
         }

@@ -148,11 +148,10 @@ unsafe fn dot_small<T: SmallType, D: ByteDot, const N: usize>(row: &[u8], x: &Qu
     // SAFETY: by the caller's promise.
     unsafe {
         let mut sums = [_mm256_setzero_ps(); N];
-        let mut offsets = [_mm256_setzero_ps(); N];
         let mut groups = row.chunks_exact(T::GROUP_BYTES);
         let mut g = 0;
         for group in groups.by_ref() {
-            group_dot::<T, D, N>(group, x, g, t0, &mut sums, &mut offsets);
+            group_dot::<T, D, N>(group, x, g, t0, &mut sums);
             g += 1;
         }
         let rest = groups.remainder();
@@ -160,12 +159,11 @@ unsafe fn dot_small<T: SmallType, D: ByteDot, const N: usize>(row: &[u8], x: &Qu
             // A last short group is filled up with zero blocks.
             let mut padded = [0u8; MAX_GROUP_BYTES];
             padded[..rest.len()].copy_from_slice(rest);
-            group_dot::<T, D, N>(&padded[..T::GROUP_BYTES], x, g, t0, &mut sums, &mut offsets);
+            group_dot::<T, D, N>(&padded[..T::GROUP_BYTES], x, g, t0, &mut sums);
         }
         let mut out = [0.0; N];
         for t in 0..N {
-            let all = if T::SIGNED { sums[t] } else { _mm256_add_ps(sums[t], offsets[t]) };
-            out[t] = sum_ps(all);
+            out[t] = sum_ps(sums[t]);
         }
         out
     }
@@ -181,7 +179,6 @@ unsafe fn group_dot<T: SmallType, D: ByteDot, const N: usize>(
     g: usize,
     t0: usize,
     sums: &mut [__m256; N],
-    offsets: &mut [__m256; N],
 ) {
     assert!(group.len() == T::GROUP_BYTES);
     // SAFETY: by the caller's promise.
@@ -196,7 +193,8 @@ unsafe fn group_dot<T: SmallType, D: ByteDot, const N: usize>(
         for t in 0..N {
             scales[t] = scaled_pairs(d_pairs, xs[t]);
             if !T::SIGNED {
-                offsets[t] = _mm256_fmadd_ps(T::minima(group, d), load_ps(&xs[t].total32), offsets[t]);
+                // All lanes are added in the end: it does not matter that these are blocks and the others quads.
+                sums[t] = _mm256_fmadd_ps(T::minima(group, d), load_ps(&xs[t].total32), sums[t]);
             }
         }
         // Read back from memory, so that broadcasting a pair is a load and takes no arithmetic unit. The compiler
