@@ -136,8 +136,8 @@ fn sixteen_tile<const T: usize>(panel: &SixteenPanel<8>, x: [&Group; T], sums: &
         }
     }
     let d = floats_at(&panel.d);
-    for t in 0..T {
-        totals[t] = _mm256_mul_ps(totals[t], d);
+    for total in &mut totals {
+        *total = _mm256_mul_ps(*total, d);
     }
     for (j, m) in panel.m.iter().enumerate() {
         let m = floats_at(m);
