@@ -214,6 +214,7 @@ mod tests {
             Status::TimedOut { limit_ms: 6 },
             Status::OutOfMemory { limit_bytes: 1 << 40 },
             Status::Crashed { reason: "trap".into() },
+            Status::NoCallsLeft { limit: 4 },
             Status::Exited { code: -1 },
         ] {
             let event = Event::ToolFinished { index: 1, attempt: 2, outcome: outcome(status) };
