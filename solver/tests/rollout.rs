@@ -448,18 +448,18 @@ fn a_verified_vote_counts_twice() {
 
 #[test]
 fn attempts_that_are_less_sure_than_the_first_ones_are_cut_short() {
-    let prune = Some(PruneOptions { warmup: 2, keep_percent: 50.0, window_tokens: 8 });
+    let prune = PruneOptions { warmup: 2, keep_percent: 50.0, window_tokens: 8 };
     let long = "a thought of some length that fills the window; ";
     let sure = |c: f32| Script::new(&[&format!("{long}\\boxed{{7}}")]).confidence(c);
     let doubtful = Script::new(&[long]).endless().confidence(4.0).delayed(60);
     let confident = Script::new(&[&format!("{long}{long}\\boxed{{7}}")]).confidence(9.0).delayed(60);
     let mut model = ScriptedModel::new([sure(10.0), sure(5.0), doubtful, confident]);
-    let options = SolverOptions { prune, stop: StopRule::All, ..options(4) };
+    let options = SolverOptions { prune: Some(prune), stop: StopRule::All, ..options(4) };
     let solved = solve_with(&mut model, python(), &options);
     assert_eq!(solved.attempts[2].end, Some(AttemptEnd::Pruned));
     assert!(solved.attempts[2].generated_tokens <= 8 + 1, "{}", solved.attempts[2].generated_tokens);
     assert_eq!(solved.attempts[3].end, Some(AttemptEnd::Pruned), "9 is below the better half's 10");
-    let lenient = SolverOptions { prune: Some(PruneOptions { keep_percent: 100.0, ..prune.unwrap() }), ..options };
+    let lenient = SolverOptions { prune: Some(PruneOptions { keep_percent: 100.0, ..prune }), ..options };
     let doubtful = Script::new(&[long]).endless().confidence(4.0).delayed(60);
     let confident = Script::new(&[&format!("{long}{long}\\boxed{{7}}")]).confidence(9.0).delayed(60);
     let mut model = ScriptedModel::new([sure(10.0), sure(5.0), doubtful, confident]);
