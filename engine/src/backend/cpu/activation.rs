@@ -1,15 +1,33 @@
 //! Activations quantised to 8 bits, so that products with quantised weights run in integers.
 //!
-//! A block of 32 has two scales, one for its even quads of four and one for its odd quads: finer than the one scale per
-//! 32 or 256 that ggml's formats have, and for a row kernel no dearer, because the lanes of its sums are quads. Elements
-//! lie in groups of 256, `[group][token][256]`, so that a kernel walking a group over many tokens reads memory in
-//! order. A last short group is padded with zeros.
+//! Two forms, after ggml's Q8_K and Q8_0 but with structure-of-arrays layout: one scale per 256 elements for the
+//! K-quants (`Super`), one per 32 for the others (`Small`). Elements lie in groups of 256, `[group][token][256]`, so
+//! that a kernel walking a group over many tokens reads memory in order. A last short group is padded with zeros.
 
 use super::simd::{SimdLevel, vectorised};
 use rayon::prelude::*;
 
 /// Elements per group.
 pub(super) const GROUP: usize = 256;
+
+/// How many elements share a scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ScaleSpan {
+    /// One scale per 256 elements (Q2_K … Q6_K weights).
+    Super,
+    /// One scale per 32 elements (Q4_0 … Q8_0, IQ4 and MXFP4 weights).
+    Small,
+}
+
+impl ScaleSpan {
+    /// Scales per group of 256.
+    pub(super) fn per_group(self) -> usize {
+        match self {
+            ScaleSpan::Super => 1,
+            ScaleSpan::Small => 8,
+        }
+    }
+}
 
 /// A batch of quantised activation rows. Reused between products; it grows to the largest and stays there.
 #[derive(Default)]
@@ -18,102 +36,100 @@ pub(super) struct QuantizedRows {
     pub(super) n: usize,
     /// Groups per token.
     pub(super) groups: usize,
-    /// `[groups][n]`.
-    cells: Vec<Group>,
+    /// Scales per group, from the span.
+    per_group: usize,
+    /// `[groups][n][256]`, each in −127..=127.
+    pub(super) q: Vec<i8>,
+    /// `[groups][n][per_group]`.
+    pub(super) scale: Vec<f32>,
+    /// `[groups][n][16]`: sum of each 16 elements of `q`.
+    pub(super) sum16: Vec<i16>,
+    /// `[groups][n][8]`: sum of each 32 elements of `q` times their scale.
+    pub(super) total32: Vec<f32>,
 }
 
 /// One token's group.
-#[derive(Clone)]
-#[repr(C, align(64))]
-pub(super) struct Group {
-    /// Each in −127..=127.
-    pub(super) q: [i8; GROUP],
-    /// Of the even and the odd quads of each 32 elements.
-    pub(super) scale: [[f32; 2]; 8],
-    /// Sum of each 16 elements, scaled.
-    pub(super) total16: [f32; 16],
-    /// Sum of each 32 elements, scaled.
-    pub(super) total32: [f32; 8],
-}
-
-impl Group {
-    const ZERO: Self = Group { q: [0; GROUP], scale: [[0.0; 2]; 8], total16: [0.0; 16], total32: [0.0; 8] };
-
-    /// Symmetric rounding to −127..=127 per scale; `x` may be shorter than the group.
-    #[inline(always)]
-    fn quantize(&mut self, x: &[f32]) {
-        let mut padded = [0.0f32; GROUP];
-        padded[..x.len()].copy_from_slice(x);
-        for (b, (x, q)) in padded.as_chunks::<32>().0.iter().zip(self.q.as_chunks_mut::<32>().0).enumerate() {
-            // Lanes 0–3 are an even quad, lanes 4–7 the odd one behind it.
-            let mut lanes = [0.0f32; 8];
-            for eight in x.as_chunks::<8>().0 {
-                for i in 0..8 {
-                    lanes[i] = if eight[i].abs() > lanes[i] { eight[i].abs() } else { lanes[i] };
-                }
-            }
-            let mut inverse = [0.0f32; 8];
-            for p in 0..2 {
-                let quad = &lanes[4 * p..4 * p + 4];
-                let largest = quad[0].max(quad[1]).max(quad[2].max(quad[3]));
-                self.scale[b][p] = largest / 127.0;
-                inverse[4 * p..4 * p + 4].fill(if largest > 0.0 { 127.0 / largest } else { 0.0 });
-            }
-            for (q, x) in q.as_chunks_mut::<8>().0.iter_mut().zip(x.as_chunks::<8>().0) {
-                for i in 0..8 {
-                    q[i] = round_to_i8(x[i] * inverse[i]);
-                }
-            }
-            for (h, half) in q.as_chunks::<16>().0.iter().enumerate() {
-                let mut sums = [0i32; 2];
-                for (i, &v) in half.iter().enumerate() {
-                    sums[i / 4 % 2] += i32::from(v);
-                }
-                self.total16[2 * b + h] = self.scale[b][0] * sums[0] as f32 + self.scale[b][1] * sums[1] as f32;
-            }
-            self.total32[b] = self.total16[2 * b] + self.total16[2 * b + 1];
-        }
-    }
+#[derive(Clone, Copy)]
+pub(super) struct GroupRef<'a> {
+    pub(super) q: &'a [i8; GROUP],
+    pub(super) scale: &'a [f32],
+    pub(super) sum16: &'a [i16; 16],
+    pub(super) total32: &'a [f32; 8],
 }
 
 impl QuantizedRows {
     /// Quantises `x`, `[n, width]` f32.
-    pub(super) fn quantize(&mut self, level: SimdLevel, x: &[f32], n: usize, width: usize) {
+    pub(super) fn quantize(&mut self, level: SimdLevel, x: &[f32], n: usize, width: usize, span: ScaleSpan) {
         assert_eq!(x.len(), n * width, "activations of {n} tokens × {width}");
-        (self.n, self.groups) = (n, width.div_ceil(GROUP));
-        self.cells.resize(self.groups * n, Group::ZERO);
+        let groups = width.div_ceil(GROUP);
+        let (cells, per) = (groups * n, span.per_group());
+        (self.n, self.groups, self.per_group) = (n, groups, per);
+        self.q.resize(cells * GROUP, 0);
+        self.scale.resize(cells * per, 0.0);
+        self.sum16.resize(cells * 16, 0);
+        self.total32.resize(cells * 8, 0.0);
         // A task takes all tokens of some groups; one token's worth is too little to share out.
-        let per_task = if n > 1 { n } else { self.cells.len() };
-        self.cells.par_chunks_mut(per_task).enumerate().for_each(|(task, cells)| {
-            vectorised!(level, || {
-                for (i, cell) in cells.iter_mut().enumerate() {
-                    let (g, t) = ((task * per_task + i) / n, (task * per_task + i) % n);
+        let tokens = if n > 1 { n } else { cells };
+        self.q
+            .par_chunks_mut(tokens * GROUP)
+            .zip(self.scale.par_chunks_mut(tokens * per))
+            .zip(self.sum16.par_chunks_mut(tokens * 16))
+            .zip(self.total32.par_chunks_mut(tokens * 8))
+            .enumerate()
+            .for_each(|(task, (((q, scale), sum16), total32))| {
+                let cell = |i: usize| {
+                    let (g, t) = ((task * tokens + i) / n, (task * tokens + i) % n);
                     let row = &x[t * width..(t + 1) * width];
-                    cell.quantize(&row[g * GROUP..width.min((g + 1) * GROUP)]);
-                }
+                    let out = GroupMut {
+                        q: &mut q[i * GROUP..(i + 1) * GROUP],
+                        scale: &mut scale[i * per..(i + 1) * per],
+                        sum16: &mut sum16[i * 16..(i + 1) * 16],
+                        total32: &mut total32[i * 8..(i + 1) * 8],
+                    };
+                    quantize_group(&row[g * GROUP..width.min((g + 1) * GROUP)], out);
+                };
+                vectorised!(level, || (0..tokens).for_each(cell));
             });
-        });
     }
 
     /// Takes rows of `from`, in this order and as often as they are named.
     pub(super) fn gather(&mut self, from: &QuantizedRows, rows: &[u32]) {
-        (self.n, self.groups) = (rows.len(), from.groups);
-        self.cells.clear();
-        for g in 0..from.groups {
-            self.cells.extend(rows.iter().map(|&t| from.group(g, t as usize).clone()));
+        let (groups, per, n) = (from.groups, from.per_group, rows.len());
+        (self.n, self.groups, self.per_group) = (n, groups, per);
+        self.q.resize(groups * n * GROUP, 0);
+        self.scale.resize(groups * n * per, 0.0);
+        self.sum16.resize(groups * n * 16, 0);
+        self.total32.resize(groups * n * 8, 0.0);
+        for g in 0..groups {
+            for (i, &t) in rows.iter().enumerate() {
+                let (x, to) = (from.group(g, t as usize), g * n + i);
+                self.q[to * GROUP..(to + 1) * GROUP].copy_from_slice(x.q);
+                self.scale[to * per..(to + 1) * per].copy_from_slice(x.scale);
+                self.sum16[to * 16..(to + 1) * 16].copy_from_slice(x.sum16);
+                self.total32[to * 8..(to + 1) * 8].copy_from_slice(x.total32);
+            }
         }
     }
 
     /// Group `g` of token `t`.
     #[inline(always)]
-    pub(super) fn group(&self, g: usize, t: usize) -> &Group {
+    pub(super) fn group(&self, g: usize, t: usize) -> GroupRef<'_> {
         assert!(g < self.groups && t < self.n, "group {g} of {}, token {t} of {}", self.groups, self.n);
-        &self.cells[g * self.n + t]
+        let cell = g * self.n + t;
+        // SAFETY: `quantize` has sized every array for `groups · n` cells, and the cell is one of them.
+        unsafe {
+            GroupRef {
+                q: &*self.q.as_ptr().add(cell * GROUP).cast(),
+                scale: std::slice::from_raw_parts(self.scale.as_ptr().add(cell * self.per_group), self.per_group),
+                sum16: &*self.sum16.as_ptr().add(cell * 16).cast(),
+                total32: &*self.total32.as_ptr().add(cell * 8).cast(),
+            }
+        }
     }
 
     /// Group `g` of `N` tokens from `t0` on.
     #[inline(always)]
-    pub(super) fn groups<const N: usize>(&self, g: usize, t0: usize) -> [&Group; N] {
+    pub(super) fn groups<const N: usize>(&self, g: usize, t0: usize) -> [GroupRef<'_>; N] {
         // A loop and not `array::from_fn`: a closure is not inlined into code compiled for other instructions.
         let mut all = [self.group(g, t0); N];
         for (t, x) in all.iter_mut().enumerate().skip(1) {
@@ -123,18 +139,54 @@ impl QuantizedRows {
     }
 }
 
+/// One token's group while it is written.
+struct GroupMut<'a> {
+    q: &'a mut [i8],
+    scale: &'a mut [f32],
+    sum16: &'a mut [i16],
+    total32: &'a mut [f32],
+}
+
+/// Symmetric rounding to −127..=127 per span; `x` may be shorter than the group.
+#[inline(always)]
+fn quantize_group(x: &[f32], out: GroupMut<'_>) {
+    let span = GROUP / out.scale.len();
+    for (s, scale) in out.scale.iter_mut().enumerate() {
+        let part = &x[x.len().min(s * span)..x.len().min((s + 1) * span)];
+        let q = &mut out.q[s * span..(s + 1) * span];
+        let largest = largest_magnitude(part);
+        *scale = largest / 127.0;
+        let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+        q[part.len()..].fill(0);
+        for (q, x) in q.iter_mut().zip(part) {
+            *q = round_to_i8(x * inverse);
+        }
+    }
+    for (sum, q) in out.sum16.iter_mut().zip(out.q.chunks_exact(16)) {
+        *sum = q.iter().map(|&v| i16::from(v)).sum();
+    }
+    for (i, (total, pair)) in out.total32.iter_mut().zip(out.sum16.chunks_exact(2)).enumerate() {
+        *total = out.scale[i * 32 / span] * f32::from(pair[0] + pair[1]);
+    }
+}
+
+#[inline(always)]
+fn largest_magnitude(x: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; 8];
+    let chunks = x.chunks_exact(8);
+    let tail = chunks.remainder().iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    for c in chunks {
+        for i in 0..8 {
+            lanes[i] = if c[i].abs() > lanes[i] { c[i].abs() } else { lanes[i] };
+        }
+    }
+    lanes.iter().fold(tail, |m, v| m.max(*v))
+}
+
 /// Nearest integer (ties to even) of a value within ±127.5, by adding 1.5·2²³ so that the mantissa holds the integer.
 #[inline(always)]
 fn round_to_i8(v: f32) -> i8 {
     ((v + 12_582_912.0).to_bits() as i32 - 0x4B40_0000) as i8
-}
-
-impl Group {
-    /// The value that element `k` stands for.
-    #[cfg(test)]
-    pub(super) fn value(&self, k: usize) -> f64 {
-        f64::from(self.scale[k / 32][k / 4 % 2]) * f64::from(self.q[k])
-    }
 }
 
 #[cfg(test)]
@@ -143,23 +195,22 @@ mod tests {
 
     #[test]
     fn groups_hold_what_was_given() {
-        for (n, width) in [(1, 256), (3, 896), (2, 32), (40, 2048)] {
-            let x: Vec<f32> = (0..n * width).map(|i| ((i * 37 % 101) as f32 - 50.0) / 7.0).collect();
-            let mut rows = QuantizedRows::default();
-            rows.quantize(SimdLevel::detect(), &x, n, width);
-            for t in 0..n {
-                for k in 0..rows.groups * GROUP {
-                    let (g, e) = (rows.group(k / GROUP, t), k % GROUP);
-                    let want = if k < width { f64::from(x[t * width + k]) } else { 0.0 };
-                    let most = f64::from(g.scale[e / 32][e / 4 % 2]) * 0.5 + 1e-6;
-                    assert!((g.value(e) - want).abs() <= most, "n={n} k={k}: {} for {want}", g.value(e));
-                    if k % 16 == 0 {
-                        let sum: f64 = (e..e + 16).map(|e| g.value(e)).sum();
-                        assert!((f64::from(g.total16[e / 16]) - sum).abs() < 1e-4);
-                    }
-                    if k % 32 == 0 {
-                        let sum: f64 = (e..e + 32).map(|e| g.value(e)).sum();
-                        assert!((f64::from(g.total32[e / 32]) - sum).abs() < 1e-4);
+        for span in [ScaleSpan::Super, ScaleSpan::Small] {
+            for (n, width) in [(1, 256), (3, 896), (2, 32), (40, 2048)] {
+                let x: Vec<f32> = (0..n * width).map(|i| ((i * 37 % 101) as f32 - 50.0) / 7.0).collect();
+                let mut rows = QuantizedRows::default();
+                rows.quantize(SimdLevel::detect(), &x, n, width, span);
+                for t in 0..n {
+                    for k in 0..rows.groups * GROUP {
+                        let g = rows.group(k / GROUP, t);
+                        let scale = g.scale[k % GROUP / (GROUP / span.per_group())];
+                        let got = f32::from(g.q[k % GROUP]) * scale;
+                        let want = if k < width { x[t * width + k] } else { 0.0 };
+                        assert!((got - want).abs() <= scale * 0.5 + 1e-6, "{span:?} n={n} k={k}: {got} for {want}");
+                        if k % 32 == 0 {
+                            let sum: i32 = g.q[k % GROUP..][..32].iter().map(|&v| i32::from(v)).sum();
+                            assert_eq!(g.total32[k % GROUP / 32], scale * sum as f32);
+                        }
                     }
                 }
             }
@@ -168,16 +219,18 @@ mod tests {
 
     #[test]
     fn gathered_rows_are_those_named() {
-        let x: Vec<f32> = (0..4 * 300).map(|i| ((i * 37 % 101) as f32 - 50.0) / 7.0).collect();
-        let (mut rows, mut some) = (QuantizedRows::default(), QuantizedRows::default());
-        rows.quantize(SimdLevel::detect(), &x, 4, 300);
-        let named = [2u32, 0, 2, 3, 3];
-        some.gather(&rows, &named);
-        for (i, &t) in named.iter().enumerate() {
-            for g in 0..2 {
-                let (got, want) = (some.group(g, i), rows.group(g, t as usize));
-                assert_eq!((got.q, got.scale, got.total16), (want.q, want.scale, want.total16), "row {i}");
-                assert_eq!(got.total32, want.total32);
+        for span in [ScaleSpan::Super, ScaleSpan::Small] {
+            let x: Vec<f32> = (0..4 * 300).map(|i| ((i * 37 % 101) as f32 - 50.0) / 7.0).collect();
+            let (mut rows, mut some) = (QuantizedRows::default(), QuantizedRows::default());
+            rows.quantize(SimdLevel::detect(), &x, 4, 300, span);
+            let named = [2u32, 0, 2, 3, 3];
+            some.gather(&rows, &named);
+            for (i, &t) in named.iter().enumerate() {
+                for g in 0..2 {
+                    let (got, want) = (some.group(g, i), rows.group(g, t as usize));
+                    assert_eq!((got.q, got.scale, got.sum16), (want.q, want.scale, want.sum16), "{span:?} row {i}");
+                    assert_eq!(got.total32, want.total32);
+                }
             }
         }
     }
@@ -185,9 +238,8 @@ mod tests {
     #[test]
     fn zeros_and_a_smaller_batch_leave_nothing_behind() {
         let mut rows = QuantizedRows::default();
-        rows.quantize(SimdLevel::detect(), &vec![3.0; 512], 2, 256);
-        rows.quantize(SimdLevel::detect(), &[0.0; 100], 1, 100);
-        let zero = rows.group(0, 0);
-        assert!(zero.q == [0; GROUP] && zero.scale == [[0.0; 2]; 8] && zero.total32 == [0.0; 8]);
+        rows.quantize(SimdLevel::detect(), &vec![3.0; 512], 2, 256, ScaleSpan::Super);
+        rows.quantize(SimdLevel::detect(), &[0.0; 100], 1, 100, ScaleSpan::Super);
+        assert!(rows.q.iter().all(|&q| q == 0) && rows.scale.iter().all(|&s| s == 0.0));
     }
 }

@@ -1,13 +1,13 @@
-//! Row kernels in AVX2: a weight row times up to eight tokens, see `rows`; those of the types with a scale per 32
+//! Row kernels in AVX2: a weight row times one to four tokens, see `rows`; those of the types with a scale per 32
 //! weights are in `small`.
 //!
 //! Codes are unsigned bytes and activations signed ones, as `vpmaddubsw` wants them; what a type subtracts from its
 //! codes comes back through the sums of the activations. No pair overflows 16 bits: 2 · 63 · 127 < 2¹⁵.
 
 use super::activation::QuantizedRows;
-use super::group::{SixteenGroup, SmallGroup};
+use super::group::{SmallGroup, SuperGroup};
 use super::rows::{RowBlock, each_row};
-use super::small::{Maddubs, broadcast_pair, dot_small_type, unpack_small_type};
+use super::small::{Maddubs, dot_small_type, unpack_small_type};
 use crate::gguf::GgmlType;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -23,19 +23,23 @@ fn dot<const N: usize>(ty: GgmlType, row: &[u8], x: &QuantizedRows, t0: usize) -
     match ty {
         GgmlType::Q2_K => dot_sixteens::<Q2K, N>(row, x, t0),
         GgmlType::Q3_K => dot_sixteens::<Q3K, N>(row, x, t0),
+        GgmlType::Q4_K => dot_super::<Q4K, N>(row, x, t0),
+        GgmlType::Q5_K => dot_super::<Q5K, N>(row, x, t0),
         GgmlType::Q6_K => dot_sixteens::<Q6K, N>(row, x, t0),
         // SAFETY: this function is compiled for the instructions.
         ty => unsafe { dot_small_type::<Maddubs, N>(ty, row, x, t0) },
     }
 }
 
-/// [`SixteenGroup::unpack`] in vectors.
+/// [`SuperGroup::unpack`] in vectors.
 #[target_feature(enable = "avx2,f16c")]
-pub(super) fn unpack_sixteens(ty: GgmlType, block: &[u8], group: &mut SixteenGroup) {
+pub(super) fn unpack_super(ty: GgmlType, block: &[u8], group: &mut SuperGroup) {
     match ty {
-        GgmlType::Q2_K => unpack::<Q2K>(block, group),
-        GgmlType::Q3_K => unpack::<Q3K>(block, group),
-        _ => unpack::<Q6K>(block, group),
+        GgmlType::Q2_K => unpack_sixteens::<Q2K>(block, group),
+        GgmlType::Q3_K => unpack_sixteens::<Q3K>(block, group),
+        GgmlType::Q4_K => unpack_eights::<Q4K>(block, group),
+        GgmlType::Q5_K => unpack_eights::<Q5K>(block, group),
+        _ => unpack_sixteens::<Q6K>(block, group),
     }
 }
 
@@ -48,7 +52,25 @@ pub(super) fn unpack_small(ty: GgmlType, blocks: &[u8], group: &mut SmallGroup) 
 
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-fn unpack<B: SixteenBlock>(block: &[u8], group: &mut SixteenGroup) {
+fn unpack_eights<B: SuperBlock>(block: &[u8], group: &mut SuperGroup) {
+    for i in 0..4 {
+        let (first, second) = B::codes(block, i);
+        store256(&mut group.codes, 64 * i, first);
+        store256(&mut group.codes, 64 * i + 32, second);
+    }
+    let mut scales_mins = [0i16; 16];
+    store256(bytemuck::cast_slice_mut(&mut scales_mins), 0, k_scales_mins(block));
+    for j in 0..8 {
+        let at = j / 4 * 8 + j % 4;
+        group.scale[2 * j..2 * j + 2].fill(scales_mins[at]);
+        group.min[2 * j..2 * j + 2].fill(scales_mins[at + 4]);
+    }
+    (group.d, group.dmin) = (f16_to_f32(block, 0), f16_to_f32(block, 2));
+}
+
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn unpack_sixteens<B: SixteenBlock>(block: &[u8], group: &mut SuperGroup) {
     for half in 0..2 {
         for (i, codes) in B::codes(block, half).into_iter().enumerate() {
             store256(&mut group.codes, 128 * half + 32 * i, codes);
@@ -134,6 +156,113 @@ pub(super) fn prefetch_behind(block: &[u8], bytes: usize) {
         // A prefetch never faults, wherever it points.
         _mm_prefetch::<_MM_HINT_T0>(block.as_ptr().wrapping_add(PREFETCH_BYTES + at).cast());
     }
+}
+
+/// The 12 packed bytes of Q4_K and Q5_K as 16-bit numbers: scales 0–3, minima 0–3 in the low lane, scales 4–7, minima
+/// 4–7 in the high one.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn k_scales_mins(block: &[u8]) -> __m256i {
+    let first = u64::from_le_bytes(block[4..12].try_into().expect("8 bytes"));
+    let last = u64::from(u32::from_le_bytes(block[12..16].try_into().expect("4 bytes")));
+    let low = first & 0x3f3f_3f3f_3f3f_3f3f;
+    let nibbles = (last | last << 28) & 0x0f0f_0f0f_0f0f_0f0f;
+    let high = nibbles | first >> 2 & 0x3030_3030_3030_3030;
+    _mm256_cvtepu8_epi16(_mm_set_epi64x(high as i64, low as i64))
+}
+
+/// `d` and `dmin` of a Q4_K or Q5_K block, times `scale`.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn scaled_d_dmin(block: &[u8], scale: f32) -> (__m256, __m256) {
+    let both = i32::from_le_bytes(block[..4].try_into().expect("4 bytes"));
+    let scaled = _mm_mul_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(both)), _mm_set1_ps(scale));
+    (_mm256_broadcastss_ps(scaled), _mm256_broadcastss_ps(_mm_movehdup_ps(scaled)))
+}
+
+/// A K-quant with packed 6-bit scales and minima per 32 weights.
+pub(super) trait SuperBlock {
+    const BYTES: usize;
+    /// Sub-blocks `2i` and `2i + 1` of a block.
+    fn codes(block: &[u8], i: usize) -> (__m256i, __m256i);
+}
+
+pub(super) struct Q4K;
+impl SuperBlock for Q4K {
+    const BYTES: usize = 144;
+    #[inline(always)]
+    fn codes(block: &[u8], i: usize) -> (__m256i, __m256i) {
+        // SAFETY: only row kernels call this, inside code compiled for AVX2.
+        unsafe {
+            let low = _mm256_set1_epi8(15);
+            let qs = load256(block, 16 + 32 * i);
+            (_mm256_and_si256(qs, low), _mm256_and_si256(_mm256_srli_epi16::<4>(qs), low))
+        }
+    }
+}
+
+pub(super) struct Q5K;
+impl SuperBlock for Q5K {
+    const BYTES: usize = 176;
+    #[inline(always)]
+    fn codes(block: &[u8], i: usize) -> (__m256i, __m256i) {
+        // SAFETY: only row kernels call this, inside code compiled for AVX2.
+        unsafe {
+            let (low, bit) = (_mm256_set1_epi8(15), _mm256_set1_epi8(16));
+            let qs = load256(block, 48 + 32 * i);
+            // Bits 2i and 2i + 1 of each byte, moved to bit 4.
+            let high = _mm256_srl_epi16(load256(block, 16), _mm_cvtsi32_si128(2 * i as i32));
+            let first = _mm256_and_si256(_mm256_slli_epi16::<4>(high), bit);
+            let second = _mm256_and_si256(_mm256_slli_epi16::<3>(high), bit);
+            (
+                _mm256_or_si256(_mm256_and_si256(qs, low), first),
+                _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16::<4>(qs), low), second),
+            )
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn dot_super<B: SuperBlock, const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N] {
+    let mut sums = [_mm256_setzero_ps(); N];
+    for (g, block) in row.chunks_exact(B::BYTES).enumerate() {
+        prefetch_behind(block, B::BYTES);
+        let scales_mins = k_scales_mins(block);
+        // Each scale twice, as one 32-bit number: broadcasting it from memory takes no arithmetic unit. The compiler
+        // would shuffle registers instead if it saw through the store.
+        let mut scales = [0i32; 8];
+        // SAFETY: the array is 32 writable bytes; the store needs no alignment.
+        unsafe {
+            let pairs = _mm256_unpacklo_epi16(scales_mins, scales_mins);
+            _mm256_storeu_si256(scales.as_mut_ptr().cast(), pairs);
+        }
+        let scales = std::hint::black_box(&scales);
+        let min = _mm256_unpackhi_epi16(scales_mins, scales_mins);
+        let xs = x.groups::<N>(g, t0);
+        let mut products = [_mm256_setzero_si256(); N];
+        for i in 0..4 {
+            let (first, second) = B::codes(block, i);
+            let (scale0, scale1) = (_mm256_set1_epi32(scales[2 * i]), _mm256_set1_epi32(scales[2 * i + 1]));
+            for t in 0..N {
+                let p0 = _mm256_maddubs_epi16(first, load_i8(xs[t].q, 64 * i));
+                let p1 = _mm256_maddubs_epi16(second, load_i8(xs[t].q, 64 * i + 32));
+                let p = _mm256_add_epi32(_mm256_madd_epi16(p0, scale0), _mm256_madd_epi16(p1, scale1));
+                products[t] = _mm256_add_epi32(products[t], p);
+            }
+        }
+        for t in 0..N {
+            let (d, dmin) = scaled_d_dmin(block, xs[t].scale[0]);
+            let m = _mm256_madd_epi16(min, load256(bytemuck::cast_slice(xs[t].sum16), 0));
+            sums[t] = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(products[t]), sums[t]);
+            sums[t] = _mm256_fnmadd_ps(dmin, _mm256_cvtepi32_ps(m), sums[t]);
+        }
+    }
+    let mut out = [0.0; N];
+    for t in 0..N {
+        out[t] = sum_ps(sums[t]);
+    }
+    out
 }
 
 /// Even-numbered scales to the low half, odd ones to the high half: after widening, each lane holds its own.
@@ -282,31 +411,33 @@ pub(super) fn dot_sixteens<B: SixteenBlock, const N: usize>(row: &[u8], x: &Quan
         prefetch_behind(block, B::BYTES);
         let d = f16_to_f32(block, B::D_AT);
         let scales = _mm256_cvtepi8_epi16(_mm_shuffle_epi8(B::scales(block), even_odd_bytes()));
+        let mins = _mm256_cvtepi8_epi16(B::mins(block));
         let xs = x.groups::<N>(g, t0);
-        let mut products = [_mm256_setzero_ps(); N];
+        let mut products = [_mm256_setzero_si256(); N];
         for half in 0..2 {
             for (i, codes) in B::codes(block, half).into_iter().enumerate() {
                 let j = 4 * half + i;
                 let scale = _mm256_shuffle_epi8(scales, load256(&masks[j], 0));
                 for t in 0..N {
-                    let p = _mm256_madd_epi16(_mm256_maddubs_epi16(codes, load_i8(&xs[t].q, 32 * j)), scale);
-                    let pair = broadcast_pair(bytemuck::cast(xs[t].scale[j]));
-                    products[t] = _mm256_fmadd_ps(pair, _mm256_cvtepi32_ps(p), products[t]);
+                    let p = _mm256_maddubs_epi16(codes, load_i8(xs[t].q, 32 * j));
+                    products[t] = _mm256_add_epi32(products[t], _mm256_madd_epi16(p, scale));
                 }
             }
         }
-        let mins = B::mins(block);
-        let front = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(mins));
-        let back = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(mins, mins)));
-        let dmin = match B::OFFSET_LOG2 {
-            Some(log2) => d * (1 << log2) as f32,
-            None => f16_to_f32(block, B::D_AT + 2),
-        };
         for t in 0..N {
-            let (totals_front, totals_back) = xs[t].total16.split_at(8);
-            let m = _mm256_fmadd_ps(front, load_ps(totals_front), _mm256_mul_ps(back, load_ps(totals_back)));
-            sums[t] = _mm256_fmadd_ps(_mm256_set1_ps(d), products[t], sums[t]);
-            sums[t] = _mm256_fnmadd_ps(_mm256_set1_ps(dmin), m, sums[t]);
+            let m = _mm256_madd_epi16(mins, load256(bytemuck::cast_slice(xs[t].sum16), 0));
+            let dx = _mm256_set1_ps(d * xs[t].scale[0]);
+            match B::OFFSET_LOG2 {
+                Some(log2) => {
+                    let exact = _mm256_sub_epi32(products[t], _mm256_sll_epi32(m, _mm_cvtsi32_si128(log2)));
+                    sums[t] = _mm256_fmadd_ps(dx, _mm256_cvtepi32_ps(exact), sums[t]);
+                }
+                None => {
+                    let dmin = _mm256_set1_ps(f16_to_f32(block, B::D_AT + 2) * xs[t].scale[0]);
+                    sums[t] = _mm256_fmadd_ps(dx, _mm256_cvtepi32_ps(products[t]), sums[t]);
+                    sums[t] = _mm256_fnmadd_ps(dmin, _mm256_cvtepi32_ps(m), sums[t]);
+                }
+            }
         }
     }
     let mut out = [0.0; N];

@@ -1,28 +1,18 @@
 //! A row's weights unpacked into groups of 256 codes with their scales: the form in which the integer products are
 //! written. Portable and plain; the row kernels of `avx2` and `avx512` do the same in registers.
 
-use super::activation::GROUP;
+use super::activation::{GROUP, ScaleSpan};
 use crate::gguf::GgmlType;
 use crate::quant::{IQ4_VALUES, MXFP4_DOUBLED, e8m0_half, f16_at, iq4_xs_scale, k_scale_min, q3_k_scale};
 
-/// How many weights share a scale, which decides the form that a quantised type is unpacked to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
-    /// [`SixteenGroup`].
-    Sixteens,
-    /// [`SmallGroup`].
-    Small,
-}
-
-/// The form of a quantised type, or `None` for float types.
-pub(super) fn form_of(ty: GgmlType) -> Option<Form> {
+/// Which activation form a weight type multiplies with, or `None` for float types.
+pub(super) fn span_of(ty: GgmlType) -> Option<ScaleSpan> {
     match ty {
         GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => None,
-        GgmlType::Q4_0 | GgmlType::Q4_1 | GgmlType::Q5_0 | GgmlType::Q5_1 | GgmlType::Q8_0 => Some(Form::Small),
-        // These have blocks of 256, but nothing below their eight scales.
-        GgmlType::Q4_K | GgmlType::Q5_K | GgmlType::IQ4_XS => Some(Form::Small),
-        GgmlType::IQ4_NL | GgmlType::MXFP4 => Some(Form::Small),
-        GgmlType::Q2_K | GgmlType::Q3_K | GgmlType::Q6_K => Some(Form::Sixteens),
+        GgmlType::Q4_0 | GgmlType::Q4_1 | GgmlType::Q5_0 | GgmlType::Q5_1 | GgmlType::Q8_0 => Some(ScaleSpan::Small),
+        // IQ4_XS has blocks of 256 but nothing below its eight scales: to a kernel it is eight blocks of 32.
+        GgmlType::IQ4_NL | GgmlType::IQ4_XS | GgmlType::MXFP4 => Some(ScaleSpan::Small),
+        GgmlType::Q2_K | GgmlType::Q3_K | GgmlType::Q4_K | GgmlType::Q5_K | GgmlType::Q6_K => Some(ScaleSpan::Super),
     }
 }
 
@@ -31,8 +21,8 @@ pub(super) fn group_bytes(ty: GgmlType) -> usize {
     ty.row_bytes(GROUP)
 }
 
-/// A group of a row with a scale per 16 weights: `w[k] = d · scale[k/16] · code[k] − dmin · min[k/16]`.
-pub(super) struct SixteenGroup {
+/// A group of a K-quant row: `w[k] = d · scale[k/16] · code[k] − dmin · min[k/16]`.
+pub(super) struct SuperGroup {
     pub(super) codes: [u8; GROUP],
     pub(super) scale: [i16; 16],
     pub(super) min: [i16; 16],
@@ -48,8 +38,8 @@ pub(super) struct SmallGroup {
     pub(super) m: [f32; 8],
 }
 
-impl SixteenGroup {
-    pub(super) const ZERO: Self = SixteenGroup { codes: [0; GROUP], scale: [0; 16], min: [0; 16], d: 0.0, dmin: 0.0 };
+impl SuperGroup {
+    pub(super) const ZERO: Self = SuperGroup { codes: [0; GROUP], scale: [0; 16], min: [0; 16], d: 0.0, dmin: 0.0 };
 
     /// Unpacks one block of 256.
     #[inline(always)]
@@ -77,6 +67,19 @@ impl SixteenGroup {
                 self.d = f16_at(block, 108);
                 self.dmin = 4.0 * self.d;
             }
+            GgmlType::Q4_K => {
+                self.k_scales(block);
+                nibbles(&mut self.codes, &block[16..144]);
+            }
+            GgmlType::Q5_K => {
+                self.k_scales(block);
+                nibbles(&mut self.codes, &block[48..176]);
+                for (j, codes) in self.codes.chunks_exact_mut(32).enumerate() {
+                    for (code, high) in codes.iter_mut().zip(&block[16..48]) {
+                        *code |= (high >> j & 1) << 4;
+                    }
+                }
+            }
             GgmlType::Q6_K => {
                 for (half, codes) in self.codes.chunks_exact_mut(128).enumerate() {
                     let (ql, qh) = (&block[half * 64..][..64], &block[128 + half * 32..][..32]);
@@ -94,8 +97,19 @@ impl SixteenGroup {
                 self.d = f16_at(block, 208);
                 self.dmin = 32.0 * self.d;
             }
-            other => unreachable!("{other} has no scales per 16 weights"),
+            other => unreachable!("{other} has no scales within blocks of 256"),
         }
+    }
+
+    #[inline(always)]
+    fn k_scales(&mut self, block: &[u8]) {
+        for j in 0..8 {
+            let (scale, min) = k_scale_min(&block[4..16], j);
+            self.scale[2 * j..2 * j + 2].fill(i16::from(scale));
+            self.min[2 * j..2 * j + 2].fill(i16::from(min));
+        }
+        self.d = f16_at(block, 0);
+        self.dmin = f16_at(block, 2);
     }
 }
 
@@ -141,26 +155,10 @@ const fn shifted(values: [i8; 16], by: i16) -> [u8; 16] {
 impl SmallGroup {
     pub(super) const ZERO: Self = SmallGroup { codes: [0; GROUP], d: [0.0; 8], m: [0.0; 8] };
 
-    /// Unpacks up to eight blocks of 32, or one of 256. What has signed values (Q8_0, the IQ4 types, MXFP4) becomes
+    /// Unpacks up to eight blocks of 32, or one of IQ4_XS. What has signed values (Q8_0, the IQ4 types, MXFP4) becomes
     /// unsigned codes by adding the magnitude of the least.
     #[inline(always)]
     pub(super) fn unpack(&mut self, ty: GgmlType, blocks: &[u8]) {
-        if matches!(ty, GgmlType::Q4_K | GgmlType::Q5_K) {
-            let (d, dmin) = (f16_at(blocks, 0), f16_at(blocks, 2));
-            for b in 0..8 {
-                let (scale, min) = k_scale_min(&blocks[4..16], b);
-                (self.d[b], self.m[b]) = (d * f32::from(scale), -dmin * f32::from(min));
-            }
-            nibbles(&mut self.codes, &blocks[if ty == GgmlType::Q4_K { 16 } else { 48 }..]);
-            if ty == GgmlType::Q5_K {
-                for (b, codes) in self.codes.chunks_exact_mut(32).enumerate() {
-                    for (code, high) in codes.iter_mut().zip(&blocks[16..48]) {
-                        *code |= (high >> b & 1) << 4;
-                    }
-                }
-            }
-            return;
-        }
         if ty == GgmlType::IQ4_XS {
             let d = f16_at(blocks, 0);
             for (b, codes) in self.codes.chunks_exact_mut(32).enumerate() {
@@ -281,14 +279,14 @@ pub(super) mod tests {
     #[test]
     fn groups_hold_the_reference_values() {
         for ty in GgmlType::ALL {
-            let Some(form) = form_of(ty) else { continue };
+            let Some(span) = span_of(ty) else { continue };
             let cols = if ty.block_len() == 256 { 512 } else { 256 + 96 };
             let row = random_row(ty, cols, 7);
             let mut want = vec![0.0; cols];
             dequantize_row(ty, &row, &mut want);
             for g in 0..cols.div_ceil(GROUP) {
-                let got: Vec<f32> = if form == Form::Sixteens {
-                    let mut s = SixteenGroup::ZERO;
+                let got: Vec<f32> = if span == ScaleSpan::Super {
+                    let mut s = SuperGroup::ZERO;
                     s.unpack(ty, group_of(ty, &row, g));
                     (0..GROUP)
                         .map(|k| {

@@ -63,8 +63,8 @@ pub struct Cpu {
     layer: usize,
     /// Rows of the batch whose logits are wanted.
     outputs: Vec<usize>,
-    /// Input of the current product in 8 bits.
-    quantized: QuantizedRows,
+    /// Input of the current product, per scale span.
+    quantized: [QuantizedRows; 2],
     moe: Moe,
     /// Set by `allocate`.
     shape: Option<Shape>,
@@ -134,7 +134,7 @@ impl Cpu {
             batch: Vec::new(),
             layer: 0,
             outputs: Vec::new(),
-            quantized: QuantizedRows::default(),
+            quantized: Default::default(),
             moe: Moe::default(),
             shape: None,
         }
@@ -256,9 +256,8 @@ impl Backend for Cpu {
         let mut outputs: Vec<Vec<f32>> = products.iter().map(|p| self.take(p.out)).collect();
         let biases: Vec<Option<Vec<f32>>> = products.iter().map(|p| p.bias.map(|b| b.to_f32())).collect();
         if n > 0 {
-            if products.iter().any(|p| product::is_integer(p.weight, self.precision)) {
-                self.quantized.quantize(self.level, &input, n, input.len() / n);
-            }
+            let weights = products.iter().map(|p| p.weight);
+            product::quantize(&mut self.quantized, self.level, self.precision, &input, n, weights);
             let parts: Vec<(&CpuWeight, Output<'_>)> = products
                 .iter()
                 .zip(&mut outputs)

@@ -4,9 +4,9 @@
 //! Tokens are sorted by expert. A row of the sorted order, an *assignment*, is one token in one of its experts: gate,
 //! up and activation fill one hidden row for each, `down` adds them back into the tokens' residual rows.
 
-use super::activation::QuantizedRows;
+use super::activation::{QuantizedRows, ScaleSpan};
 use super::output::Output;
-use super::product::{self, Inputs, block_rows, is_integer, with_scratch};
+use super::product::{self, Inputs, block_rows, integer_span, with_scratch};
 use super::simd::{SimdLevel, exp, vectorised};
 use super::{CpuWeight, Precision};
 use crate::model::{Activation, ExpertWeights, MoeConfig, SWIGLU_OAI_ALPHA, SWIGLU_OAI_LIMIT};
@@ -17,12 +17,12 @@ use std::ops::Range;
 #[derive(Default)]
 pub(super) struct Moe {
     routing: Routing,
-    /// Inputs of the assignments, `[n_assignments, n_embd]`, in 8 bits or f32.
-    inputs: QuantizedRows,
+    /// Inputs of the assignments: 8-bit forms, or `[n_assignments, n_embd]`.
+    inputs: [QuantizedRows; 2],
     inputs_float: Vec<f32>,
-    /// `[n_assignments, n_ff_exp]`, and the same in 8 bits.
+    /// `[n_assignments, n_ff_exp]`, and its 8-bit forms.
     hidden: Vec<f32>,
-    hidden_quantized: QuantizedRows,
+    hidden_quantized: [QuantizedRows; 2],
     /// (expert, first row) of the blocks of gate and up.
     blocks: Vec<(usize, usize)>,
 }
@@ -129,28 +129,29 @@ impl Moe {
         kind: Kind<'_>,
         x: &[f32],
         w: &ExpertWeights<CpuWeight>,
-        quantized: &mut QuantizedRows,
+        quantized: &mut [QuantizedRows; 2],
         out: &mut [f32],
     ) {
         self.gather(kind, x, [&w.gate, &w.up], quantized);
         self.hidden.resize(self.routing.tokens.len() * kind.moe.n_ff_exp, 0.0);
         self.gate_and_up(kind, w);
         let n = self.routing.tokens.len();
-        if is_integer(&w.down, kind.precision) {
-            self.hidden_quantized.quantize(kind.level, &self.hidden, n, kind.moe.n_ff_exp);
-        }
+        let down = std::iter::once(&w.down);
+        product::quantize(&mut self.hidden_quantized, kind.level, kind.precision, &self.hidden, n, down);
         self.down(kind, w, out);
     }
 
     /// The tokens' activations in the order of the assignments.
-    fn gather(&mut self, kind: Kind<'_>, x: &[f32], weights: [&CpuWeight; 2], quantized: &mut QuantizedRows) {
+    fn gather(&mut self, kind: Kind<'_>, x: &[f32], weights: [&CpuWeight; 2], quantized: &mut [QuantizedRows; 2]) {
         let (n, tokens) = (x.len() / kind.n_embd, &self.routing.tokens);
-        if weights.iter().any(|w| is_integer(w, kind.precision)) {
-            quantized.quantize(kind.level, x, n, kind.n_embd);
-            self.inputs.gather(quantized, tokens);
+        product::quantize(quantized, kind.level, kind.precision, x, n, weights.into_iter());
+        for span in [ScaleSpan::Super, ScaleSpan::Small] {
+            if weights.iter().any(|w| integer_span(w, kind.precision) == Some(span)) {
+                self.inputs[span as usize].gather(&quantized[span as usize], tokens);
+            }
         }
         self.inputs_float.clear();
-        if weights.iter().any(|w| !is_integer(w, kind.precision)) {
+        if weights.iter().any(|w| integer_span(w, kind.precision).is_none()) {
             let row = |t: &u32| &x[*t as usize * kind.n_embd..(*t as usize + 1) * kind.n_embd];
             tokens.iter().for_each(|t| self.inputs_float.extend_from_slice(row(t)));
         }

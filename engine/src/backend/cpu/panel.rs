@@ -6,14 +6,14 @@
 //! across lanes. Caller: `product`, from [`MIN_TOKENS`] tokens on.
 
 use super::CpuWeight;
-use super::activation::{GROUP, QuantizedRows};
-use super::group::{Form, SixteenGroup, SmallGroup, form_of, group_of};
+use super::activation::{GROUP, QuantizedRows, ScaleSpan};
+use super::group::{SmallGroup, SuperGroup, group_of, span_of};
 use super::simd::SimdLevel;
 use crate::gguf::GgmlType;
 use std::ops::Range;
 
 /// Below this many tokens, unpacking costs more than it saves and the row kernels are used.
-pub(super) const MIN_TOKENS: usize = 16;
+pub(super) const MIN_TOKENS: usize = 8;
 
 /// Most rows of one task: several panels, so that the activations of a group are read from cache.
 pub(super) const TASK_ROWS: usize = 32;
@@ -21,18 +21,19 @@ pub(super) const TASK_ROWS: usize = 32;
 /// Steps of four columns in a group.
 pub(super) const STEPS: usize = GROUP / 4;
 
-/// Eight or sixteen rows of one group with a scale per 16 weights.
+/// Eight or sixteen K-quant rows of one group.
 #[repr(C, align(64))]
-pub(super) struct SixteenPanel<const R: usize> {
+pub(super) struct SuperPanel<const R: usize> {
     pub(super) codes: [[[u8; 4]; R]; STEPS],
     /// Scale of each 16 columns, twice, to multiply pairs.
     pub(super) scale: [[[i16; 2]; R]; 16],
+    /// Minima of columns `32i..32i+16` and `32i+16..32i+32`, to multiply pairs of sums.
+    pub(super) min: [[[i16; 2]; R]; 8],
     pub(super) d: [f32; R],
-    /// What is added for each 16 columns.
-    pub(super) m: [[f32; R]; 16],
+    pub(super) dmin: [f32; R],
 }
 
-/// Eight or sixteen rows of one group with a scale per 32 weights.
+/// Eight or sixteen rows with 32-weight blocks of one group.
 #[repr(C, align(64))]
 pub(super) struct SmallPanel<const R: usize> {
     pub(super) codes: [[[u8; 4]; R]; STEPS],
@@ -40,28 +41,33 @@ pub(super) struct SmallPanel<const R: usize> {
     pub(super) m: [[f32; R]; 8],
 }
 
-impl<const R: usize> SixteenPanel<R> {
-    const ZERO: Self =
-        SixteenPanel { codes: [[[0; 4]; R]; STEPS], scale: [[[0; 2]; R]; 16], d: [0.0; R], m: [[0.0; R]; 16] };
+impl<const R: usize> SuperPanel<R> {
+    const ZERO: Self = SuperPanel {
+        codes: [[[0; 4]; R]; STEPS],
+        scale: [[[0; 2]; R]; 16],
+        min: [[[0; 2]; R]; 8],
+        d: [0.0; R],
+        dmin: [0.0; R],
+    };
 
     /// Unpacks group `g` of `rows` (at most `R`; the others become zeros) by way of `groups`.
     fn fill<K: PanelKernel<R>>(
         &mut self,
-        groups: &mut [SixteenGroup; R],
+        groups: &mut [SuperGroup; R],
         weight: &CpuWeight,
         rows: Range<usize>,
         g: usize,
     ) {
         for (r, group) in groups.iter_mut().enumerate() {
             match rows.start + r < rows.end {
-                true => K::unpack_sixteens(weight.ty, group_of(weight.ty, weight.row(rows.start + r), g), group),
-                false => *group = SixteenGroup::ZERO,
+                true => K::unpack_super(weight.ty, group_of(weight.ty, weight.row(rows.start + r), g), group),
+                false => *group = SuperGroup::ZERO,
             }
             for j in 0..16 {
                 self.scale[j][r] = [group.scale[j]; 2];
-                self.m[j][r] = -group.dmin * f32::from(group.min[j]);
+                self.min[j / 2][r][j % 2] = group.min[j];
             }
-            self.d[r] = group.d;
+            (self.d[r], self.dmin[r]) = (group.d, group.dmin);
         }
         K::interleave(groups.each_ref().map(|g| &g.codes), &mut self.codes);
     }
@@ -93,15 +99,15 @@ impl<const R: usize> SmallPanel<R> {
 
 /// The panel kernels of an instruction set.
 trait PanelKernel<const R: usize> {
-    /// As [`SixteenGroup::unpack`].
-    fn unpack_sixteens(ty: GgmlType, block: &[u8], group: &mut SixteenGroup);
+    /// As [`SuperGroup::unpack`].
+    fn unpack_super(ty: GgmlType, block: &[u8], group: &mut SuperGroup);
     /// As [`SmallGroup::unpack`].
     fn unpack_small(ty: GgmlType, blocks: &[u8], group: &mut SmallGroup);
     /// Lays the codes of `R` rows out in steps of four columns.
     fn interleave(rows: [&[u8; GROUP]; R], codes: &mut [[[u8; 4]; R]; STEPS]);
     /// Adds the panel's products with group `g` of the tokens from `t0` on to `sums`, `[token][R]`.
-    fn sixteen_panel(panel: &SixteenPanel<R>, x: &QuantizedRows, g: usize, t0: usize, sums: &mut [f32]);
-    /// As [`Self::sixteen_panel`].
+    fn super_panel(ty: GgmlType, panel: &SuperPanel<R>, x: &QuantizedRows, g: usize, t0: usize, sums: &mut [f32]);
+    /// As [`Self::super_panel`].
     fn small_panel(ty: GgmlType, panel: &SmallPanel<R>, x: &QuantizedRows, g: usize, t0: usize, sums: &mut [f32]);
 }
 
@@ -133,24 +139,24 @@ fn multiply_with<const R: usize, K: PanelKernel<R>>(
     sums: &mut Vec<f32>,
     out: &mut [f32],
 ) {
-    let form = form_of(weight.ty).expect("a quantised weight");
+    let span = span_of(weight.ty).expect("a quantised weight");
     let (n, t0) = (tokens.len(), tokens.start);
     assert!(rows.len() <= TASK_ROWS && out.len() == rows.len() * n);
     // `[panel][token][R]`.
     sums.clear();
     sums.resize(rows.len().div_ceil(R) * n * R, 0.0);
     let panels = rows.clone().step_by(R).map(|first| first..rows.end.min(first + R));
-    match form {
-        Form::Sixteens => {
-            let (mut panel, mut groups) = (SixteenPanel::<R>::ZERO, [const { SixteenGroup::ZERO }; R]);
+    match span {
+        ScaleSpan::Super => {
+            let (mut panel, mut groups) = (SuperPanel::<R>::ZERO, [const { SuperGroup::ZERO }; R]);
             for g in 0..x.groups {
                 for (rows, sums) in panels.clone().zip(sums.chunks_exact_mut(n * R)) {
                     panel.fill::<K>(&mut groups, weight, rows, g);
-                    K::sixteen_panel(&panel, x, g, t0, sums);
+                    K::super_panel(weight.ty, &panel, x, g, t0, sums);
                 }
             }
         }
-        Form::Small => {
+        ScaleSpan::Small => {
             let (mut panel, mut groups) = (SmallPanel::<R>::ZERO, [const { SmallGroup::ZERO }; R]);
             for g in 0..x.groups {
                 for (rows, sums) in panels.clone().zip(sums.chunks_exact_mut(n * R)) {
@@ -171,7 +177,7 @@ fn multiply_with<const R: usize, K: PanelKernel<R>>(
 struct Portable;
 
 impl PanelKernel<8> for Portable {
-    fn unpack_sixteens(ty: GgmlType, block: &[u8], group: &mut SixteenGroup) {
+    fn unpack_super(ty: GgmlType, block: &[u8], group: &mut SuperGroup) {
         group.unpack(ty, block);
     }
 
@@ -187,19 +193,17 @@ impl PanelKernel<8> for Portable {
         }
     }
 
-    fn sixteen_panel(panel: &SixteenPanel<8>, x: &QuantizedRows, g: usize, t0: usize, sums: &mut [f32]) {
+    fn super_panel(_: GgmlType, panel: &SuperPanel<8>, x: &QuantizedRows, g: usize, t0: usize, sums: &mut [f32]) {
         for (t, sums) in sums.chunks_exact_mut(8).enumerate() {
             let x = x.group(g, t0 + t);
             for (r, sum) in sums.iter_mut().enumerate() {
-                let mut products = 0.0;
+                let (mut products, mut mins) = (0i32, 0i32);
                 for j in 0..16 {
-                    let quads = quads(&panel.codes[4 * j..4 * j + 4], r, &x.q[16 * j..]);
-                    for (sum, scale) in quads.into_iter().zip(x.scale[j / 2]) {
-                        products += scale * (i32::from(panel.scale[j][r][0]) * sum) as f32;
-                    }
-                    *sum += panel.m[j][r] * x.total16[j];
+                    let quads = quads(&panel.codes[j * 4..(j + 1) * 4], r, &x.q[j * 16..]);
+                    products += i32::from(panel.scale[j][r][0]) * quads;
+                    mins += i32::from(panel.min[j / 2][r][j % 2]) * i32::from(x.sum16[j]);
                 }
-                *sum += panel.d[r] * products;
+                *sum += x.scale[0] * (panel.d[r] * products as f32 - panel.dmin[r] * mins as f32);
             }
         }
     }
@@ -209,9 +213,8 @@ impl PanelKernel<8> for Portable {
             let x = x.group(g, t0 + t);
             for (r, sum) in sums.iter_mut().enumerate() {
                 for b in 0..8 {
-                    let [even, odd] = quads(&panel.codes[8 * b..8 * b + 8], r, &x.q[32 * b..]);
-                    let products = x.scale[b][0] * even as f32 + x.scale[b][1] * odd as f32;
-                    *sum += panel.d[b][r] * products + panel.m[b][r] * x.total32[b];
+                    let products = quads(&panel.codes[b * 8..(b + 1) * 8], r, &x.q[b * 32..]);
+                    *sum += panel.d[b][r] * x.scale[b] * products as f32 + panel.m[b][r] * x.total32[b];
                 }
             }
         }
@@ -223,9 +226,9 @@ struct Avx2;
 
 #[cfg(target_arch = "x86_64")]
 impl PanelKernel<8> for Avx2 {
-    fn unpack_sixteens(ty: GgmlType, block: &[u8], group: &mut SixteenGroup) {
+    fn unpack_super(ty: GgmlType, block: &[u8], group: &mut SuperGroup) {
         // SAFETY: this kernel is only chosen where `SimdLevel::detect` has seen its instructions.
-        unsafe { super::avx2::unpack_sixteens(ty, block, group) }
+        unsafe { super::avx2::unpack_super(ty, block, group) }
     }
 
     fn unpack_small(ty: GgmlType, blocks: &[u8], group: &mut SmallGroup) {
@@ -238,9 +241,9 @@ impl PanelKernel<8> for Avx2 {
         unsafe { super::panel_avx2::interleave(rows, codes) }
     }
 
-    fn sixteen_panel(panel: &SixteenPanel<8>, x: &QuantizedRows, g: usize, t0: usize, sums: &mut [f32]) {
+    fn super_panel(ty: GgmlType, panel: &SuperPanel<8>, x: &QuantizedRows, g: usize, t0: usize, sums: &mut [f32]) {
         // SAFETY: this kernel is only chosen where `SimdLevel::detect` has seen its instructions.
-        unsafe { super::panel_avx2::sixteen_panel(panel, x, g, t0, sums) }
+        unsafe { super::panel_avx2::super_panel(ty, panel, x, g, t0, sums) }
     }
 
     fn small_panel(ty: GgmlType, panel: &SmallPanel<8>, x: &QuantizedRows, g: usize, t0: usize, sums: &mut [f32]) {
@@ -254,9 +257,9 @@ struct Avx512Vnni;
 
 #[cfg(target_arch = "x86_64")]
 impl PanelKernel<16> for Avx512Vnni {
-    fn unpack_sixteens(ty: GgmlType, block: &[u8], group: &mut SixteenGroup) {
+    fn unpack_super(ty: GgmlType, block: &[u8], group: &mut SuperGroup) {
         // SAFETY: this kernel is only chosen where `SimdLevel::detect` has seen its instructions.
-        unsafe { super::avx2::unpack_sixteens(ty, block, group) }
+        unsafe { super::avx2::unpack_super(ty, block, group) }
     }
 
     fn unpack_small(ty: GgmlType, blocks: &[u8], group: &mut SmallGroup) {
@@ -269,9 +272,9 @@ impl PanelKernel<16> for Avx512Vnni {
         unsafe { super::panel_avx2::interleave(rows, codes) }
     }
 
-    fn sixteen_panel(panel: &SixteenPanel<16>, x: &QuantizedRows, g: usize, t0: usize, sums: &mut [f32]) {
+    fn super_panel(_: GgmlType, panel: &SuperPanel<16>, x: &QuantizedRows, g: usize, t0: usize, sums: &mut [f32]) {
         // SAFETY: this kernel is only chosen where `SimdLevel::detect` has seen its instructions.
-        unsafe { super::avx512::sixteen_panel(panel, x, g, t0, sums) }
+        unsafe { super::avx512::super_panel(panel, x, g, t0, sums) }
     }
 
     fn small_panel(_: GgmlType, panel: &SmallPanel<16>, x: &QuantizedRows, g: usize, t0: usize, sums: &mut [f32]) {
@@ -280,13 +283,12 @@ impl PanelKernel<16> for Avx512Vnni {
     }
 }
 
-/// Row `r` of some steps times as many activations: the sums of even and of odd steps.
-fn quads<const R: usize>(steps: &[[[u8; 4]; R]], r: usize, q: &[i8]) -> [i32; 2] {
-    let mut sums = [0; 2];
-    for (i, (step, q)) in steps.iter().zip(q.chunks_exact(4)).enumerate() {
-        sums[i % 2] += step[r].iter().zip(q).map(|(&c, &q)| i32::from(c) * i32::from(q)).sum::<i32>();
-    }
-    sums
+/// Row `r` of some steps times as many activations.
+fn quads<const R: usize>(steps: &[[[u8; 4]; R]], r: usize, q: &[i8]) -> i32 {
+    let quad = |(step, q): (&[[u8; 4]; R], &[i8])| -> i32 {
+        step[r].iter().zip(q).map(|(&c, &q)| i32::from(c) * i32::from(q)).sum()
+    };
+    steps.iter().zip(q.chunks_exact(4)).map(quad).sum()
 }
 
 #[cfg(test)]
@@ -299,16 +301,14 @@ mod tests {
     #[test]
     fn panels_agree_with_rows() {
         for ty in GgmlType::ALL {
-            if form_of(ty).is_none() {
-                continue;
-            }
+            let Some(span) = span_of(ty) else { continue };
             let cols = if ty.block_len() == 256 { 768 } else { 608 };
             let (n_rows, n) = (45, 23);
             let data: Vec<u8> = (0..n_rows).flat_map(|r| random_row(ty, cols, r as u64 + 1)).collect();
             let weight = CpuWeight { ty, rows: n_rows, cols, data: Vec::leak(data) };
             let x: Vec<f32> = (0..n * cols).map(|i| ((i * 7919 % 2003) as f32 - 1001.0) / 400.0).collect();
             let mut rows = QuantizedRows::default();
-            rows.quantize(SimdLevel::Portable, &x, n, cols);
+            rows.quantize(SimdLevel::Portable, &x, n, cols, span);
             let mut want = vec![0.0; n * n_rows];
             let block = RowBlock { ty, row_bytes: ty.row_bytes(cols), data: weight.data };
             for (t, want) in want.chunks_exact_mut(n_rows).enumerate() {
@@ -340,17 +340,17 @@ mod tests {
             return;
         }
         for ty in GgmlType::ALL {
-            let Some(form) = form_of(ty) else { continue };
+            let Some(span) = span_of(ty) else { continue };
             let cols = if ty.block_len() == 256 { 512 } else { 256 + 96 };
             let row = random_row(ty, cols, 11);
             for g in 0..2 {
                 let bytes = group_of(ty, &row, g);
                 // A block of zeros has the least scale there is in MXFP4.
                 let close = |a: f32, b: f32| (a - b).abs() <= 1e-6 * b.abs() + 1e-36;
-                if form == Form::Sixteens {
-                    let (mut got, mut want) = (SixteenGroup::ZERO, SixteenGroup::ZERO);
-                    Avx2::unpack_sixteens(ty, bytes, &mut got);
-                    Portable::unpack_sixteens(ty, bytes, &mut want);
+                if span == ScaleSpan::Super {
+                    let (mut got, mut want) = (SuperGroup::ZERO, SuperGroup::ZERO);
+                    Avx2::unpack_super(ty, bytes, &mut got);
+                    Portable::unpack_super(ty, bytes, &mut want);
                     assert_eq!((got.codes, got.scale, got.min), (want.codes, want.scale, want.min), "{ty} group {g}");
                     assert!(close(got.d, want.d) && close(got.dmin, want.dmin), "{ty} group {g}");
                 } else {

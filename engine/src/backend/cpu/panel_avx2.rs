@@ -1,11 +1,11 @@
 //! Panel kernels in AVX2, see `panel`: eight rows against four tokens at a time.
 //!
-//! Products of codes and activations are summed in 16 bits for as long as they share a scale and can't overflow, and
-//! only then widened and scaled: that is what makes them cheaper than a row kernel.
+//! Products of codes and activations are summed in 16 bits for as long as they can't overflow (`RUN` steps, by the
+//! width of the codes), and only then widened and scaled: that is what makes them cheaper than a row kernel.
 
-use super::activation::{Group, QuantizedRows};
+use super::activation::{GroupRef, QuantizedRows};
 use super::avx2::{load256, store256};
-use super::panel::{STEPS, SixteenPanel, SmallPanel};
+use super::panel::{STEPS, SmallPanel, SuperPanel};
 use crate::gguf::GgmlType;
 use std::arch::x86_64::*;
 
@@ -46,16 +46,23 @@ pub(super) fn interleave<const R: usize>(rows: [&[u8; 256]; R], codes: &mut [[[u
     }
 }
 
-/// Adds `panel · x[g]` to `sums`, `[token][8]`, for types with a scale per 16 weights.
+/// Adds `panel · x[g]` to `sums`, `[token][8]`, for K-quants.
 #[target_feature(enable = "avx2,fma")]
-pub(super) fn sixteen_panel(panel: &SixteenPanel<8>, x: &QuantizedRows, g: usize, t0: usize, sums: &mut [f32]) {
-    let n = sums.len() / 8;
-    let whole = n / TILE * TILE;
-    for t in (0..whole).step_by(TILE) {
-        sixteen_tile::<TILE>(panel, x.groups(g, t0 + t), &mut sums[t * 8..]);
-    }
-    for t in whole..n {
-        sixteen_tile::<1>(panel, [x.group(g, t0 + t)], &mut sums[t * 8..]);
+pub(super) fn super_panel(
+    ty: GgmlType,
+    panel: &SuperPanel<8>,
+    x: &QuantizedRows,
+    g: usize,
+    t0: usize,
+    sums: &mut [f32],
+) {
+    match ty {
+        // 8 steps of pairs: 8 · 2 · 15 · 127 < 2¹⁵.
+        GgmlType::Q4_K => super_tiles::<8>(panel, x, g, t0, sums),
+        // 4 · 2 · 31 · 127 < 2¹⁵; Q2_K and Q3_K have a scale per four steps.
+        GgmlType::Q2_K | GgmlType::Q3_K | GgmlType::Q5_K => super_tiles::<4>(panel, x, g, t0, sums),
+        // 2 · 2 · 63 · 127 < 2¹⁵.
+        _ => super_tiles::<2>(panel, x, g, t0, sums),
     }
 }
 
@@ -70,10 +77,22 @@ pub(super) fn small_panel(
     sums: &mut [f32],
 ) {
     match ty {
-        // Codes of 8 bits.
-        GgmlType::Q8_0 | GgmlType::IQ4_NL | GgmlType::IQ4_XS => small_tiles::<true>(panel, x, g, t0, sums),
-        // Up to five: 4 · 2 · 31 · 127 < 2¹⁵.
-        _ => small_tiles::<false>(panel, x, g, t0, sums),
+        GgmlType::Q4_0 | GgmlType::Q4_1 => small_tiles::<8, false>(panel, x, g, t0, sums),
+        GgmlType::Q5_0 | GgmlType::Q5_1 | GgmlType::MXFP4 => small_tiles::<4, false>(panel, x, g, t0, sums),
+        _ => small_tiles::<1, true>(panel, x, g, t0, sums),
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn super_tiles<const RUN: usize>(panel: &SuperPanel<8>, x: &QuantizedRows, g: usize, t0: usize, sums: &mut [f32]) {
+    let n = sums.len() / 8;
+    let whole = n / TILE * TILE;
+    for t in (0..whole).step_by(TILE) {
+        super_tile::<RUN, TILE>(panel, x.groups(g, t0 + t), &mut sums[t * 8..]);
+    }
+    for t in whole..n {
+        super_tile::<RUN, 1>(panel, [x.group(g, t0 + t)], &mut sums[t * 8..]);
     }
 }
 
@@ -100,111 +119,113 @@ fn broadcast_quad(q: &[i8; 256], step: usize) -> __m256i {
     _mm256_set1_epi32(i32::from_le_bytes([q[0] as u8, q[1] as u8, q[2] as u8, q[3] as u8]))
 }
 
-/// `sums += value`.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn add(sums: &mut [f32], value: __m256) {
+fn super_tile<const RUN: usize, const T: usize>(panel: &SuperPanel<8>, x: [GroupRef<'_>; T], sums: &mut [f32]) {
+    let mut products = [_mm256_setzero_si256(); T];
+    for run in 0..STEPS / RUN {
+        let mut narrow = [_mm256_setzero_si256(); T];
+        for step in run * RUN..(run + 1) * RUN {
+            let codes = rows_at(&panel.codes[step]);
+            for t in 0..T {
+                let p = _mm256_maddubs_epi16(codes, broadcast_quad(x[t].q, step));
+                narrow[t] = _mm256_add_epi16(narrow[t], p);
+            }
+        }
+        let scale = rows_at(&panel.scale[run * RUN / 4]);
+        for t in 0..T {
+            products[t] = _mm256_add_epi32(products[t], _mm256_madd_epi16(narrow[t], scale));
+        }
+    }
+    let mut mins = [_mm256_setzero_si256(); T];
+    for (i, min) in panel.min.iter().enumerate() {
+        let min = rows_at(min);
+        for t in 0..T {
+            let pair = i32::from(x[t].sum16[2 * i] as u16) | i32::from(x[t].sum16[2 * i + 1]) << 16;
+            mins[t] = _mm256_add_epi32(mins[t], _mm256_madd_epi16(min, _mm256_set1_epi32(pair)));
+        }
+    }
+    let (d, dmin) = (floats_at(&panel.d), floats_at(&panel.dmin));
+    for t in 0..T {
+        let value =
+            _mm256_fmsub_ps(d, _mm256_cvtepi32_ps(products[t]), _mm256_mul_ps(dmin, _mm256_cvtepi32_ps(mins[t])));
+        add(&mut sums[t * 8..t * 8 + 8], value, x[t].scale[0]);
+    }
+}
+
+/// `sums += value · scale`.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn add(sums: &mut [f32], value: __m256, scale: f32) {
     let sums: &mut [f32; 8] = sums.try_into().expect("eight rows");
-    let total = _mm256_add_ps(value, floats_at(sums));
+    let total = _mm256_fmadd_ps(value, _mm256_set1_ps(scale), floats_at(sums));
     // SAFETY: the array is 32 writable bytes; the store needs no alignment.
     unsafe { _mm256_storeu_ps(sums.as_mut_ptr(), total) }
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn sixteen_tile<const T: usize>(panel: &SixteenPanel<8>, x: [&Group; T], sums: &mut [f32]) {
-    let mut totals: [__m256; T] = [_mm256_setzero_ps(); T];
-    for b in 0..8 {
-        for parity in 0..2 {
-            let mut products = [_mm256_setzero_si256(); T];
-            for j in 2 * b..2 * b + 2 {
-                let (first, second) = (4 * j + parity, 4 * j + parity + 2);
-                let (codes0, codes1) = (rows_at(&panel.codes[first]), rows_at(&panel.codes[second]));
-                let scale = rows_at(&panel.scale[j]);
-                for t in 0..T {
-                    // 2 · 2 · 63 · 127 < 2¹⁵.
-                    let p0 = _mm256_maddubs_epi16(codes0, broadcast_quad(&x[t].q, first));
-                    let p1 = _mm256_maddubs_epi16(codes1, broadcast_quad(&x[t].q, second));
-                    let p = _mm256_madd_epi16(_mm256_add_epi16(p0, p1), scale);
-                    products[t] = _mm256_add_epi32(products[t], p);
-                }
-            }
-            for t in 0..T {
-                let scale = _mm256_set1_ps(x[t].scale[b][parity]);
-                totals[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products[t]), scale, totals[t]);
-            }
-        }
-    }
-    let d = floats_at(&panel.d);
-    for total in &mut totals {
-        *total = _mm256_mul_ps(*total, d);
-    }
-    for (j, m) in panel.m.iter().enumerate() {
-        let m = floats_at(m);
-        for t in 0..T {
-            totals[t] = _mm256_fmadd_ps(m, _mm256_set1_ps(x[t].total16[j]), totals[t]);
-        }
-    }
-    for t in 0..T {
-        add(&mut sums[t * 8..t * 8 + 8], totals[t]);
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-fn small_tiles<const SIGNED: bool>(panel: &SmallPanel<8>, x: &QuantizedRows, g: usize, t0: usize, sums: &mut [f32]) {
+fn small_tiles<const RUN: usize, const SIGNED: bool>(
+    panel: &SmallPanel<8>,
+    x: &QuantizedRows,
+    g: usize,
+    t0: usize,
+    sums: &mut [f32],
+) {
     let n = sums.len() / 8;
     let whole = n / TILE * TILE;
     for t in (0..whole).step_by(TILE) {
-        small_tile::<SIGNED, TILE>(panel, x.groups(g, t0 + t), &mut sums[t * 8..]);
+        small_tile::<RUN, SIGNED, TILE>(panel, x.groups(g, t0 + t), &mut sums[t * 8..]);
     }
     for t in whole..n {
-        small_tile::<SIGNED, 1>(panel, [x.group(g, t0 + t)], &mut sums[t * 8..]);
+        small_tile::<RUN, SIGNED, 1>(panel, [x.group(g, t0 + t)], &mut sums[t * 8..]);
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn small_tile<const SIGNED: bool, const T: usize>(panel: &SmallPanel<8>, x: [&Group; T], sums: &mut [f32]) {
+fn small_tile<const RUN: usize, const SIGNED: bool, const T: usize>(
+    panel: &SmallPanel<8>,
+    x: [GroupRef<'_>; T],
+    sums: &mut [f32],
+) {
     let (ones, offset) = (_mm256_set1_epi16(1), _mm256_set1_epi8(-128));
     let mut totals: [__m256; T] = [_mm256_setzero_ps(); T];
     for b in 0..8 {
-        let mut scaled = [_mm256_setzero_ps(); T];
-        for parity in 0..2 {
-            let mut products = [_mm256_setzero_si256(); T];
-            for step in (8 * b + parity..8 * b + 8).step_by(2) {
+        let mut products = [_mm256_setzero_si256(); T];
+        for run in 0..8 / RUN {
+            let mut narrow = [_mm256_setzero_si256(); T];
+            for step in 8 * b + run * RUN..8 * b + (run + 1) * RUN {
                 let codes = rows_at(&panel.codes[step]);
                 if SIGNED {
-                    // Sums of two would overflow: |w| times the activations with w's sign, widened at once.
+                    // Codes of 8 bits would overflow: take |w| times the activations with w's sign.
                     let w = _mm256_xor_si256(codes, offset);
                     let magnitude = _mm256_abs_epi8(w);
                     for t in 0..T {
-                        let signed = _mm256_sign_epi8(broadcast_quad(&x[t].q, step), w);
-                        let p = _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, signed), ones);
-                        products[t] = _mm256_add_epi32(products[t], p);
+                        let signed = _mm256_sign_epi8(broadcast_quad(x[t].q, step), w);
+                        narrow[t] = _mm256_maddubs_epi16(magnitude, signed);
                     }
                 } else {
                     for t in 0..T {
-                        let p = _mm256_maddubs_epi16(codes, broadcast_quad(&x[t].q, step));
-                        products[t] = _mm256_add_epi16(products[t], p);
+                        let p = _mm256_maddubs_epi16(codes, broadcast_quad(x[t].q, step));
+                        narrow[t] = _mm256_add_epi16(narrow[t], p);
                     }
                 }
             }
             for t in 0..T {
-                let sum = if SIGNED { products[t] } else { _mm256_madd_epi16(products[t], ones) };
-                let scale = _mm256_set1_ps(x[t].scale[b][parity]);
-                scaled[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, scaled[t]);
+                products[t] = _mm256_add_epi32(products[t], _mm256_madd_epi16(narrow[t], ones));
             }
         }
         let (d, m) = (floats_at(&panel.d[b]), floats_at(&panel.m[b]));
         for t in 0..T {
-            totals[t] = _mm256_fmadd_ps(d, scaled[t], totals[t]);
+            let scaled = _mm256_mul_ps(d, _mm256_set1_ps(x[t].scale[b]));
+            totals[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products[t]), scaled, totals[t]);
             if !SIGNED {
                 totals[t] = _mm256_fmadd_ps(m, _mm256_set1_ps(x[t].total32[b]), totals[t]);
             }
         }
     }
     for t in 0..T {
-        add(&mut sums[t * 8..t * 8 + 8], totals[t]);
+        add(&mut sums[t * 8..t * 8 + 8], totals[t], 1.0);
     }
 }

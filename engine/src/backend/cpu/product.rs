@@ -2,7 +2,7 @@
 //! for many (`panel`), f32 where the weight or the precision calls for it (`float`). Everything that multiplies,
 //! `Cpu::linear` and `moe`, cuts its work into such blocks and runs them side by side.
 
-use super::activation::QuantizedRows;
+use super::activation::{QuantizedRows, ScaleSpan};
 use super::rows::RowBlock;
 use super::simd::SimdLevel;
 use super::{CpuWeight, Precision, float, group, panel, rows};
@@ -14,9 +14,9 @@ const MAX_BLOCK_ROWS: usize = 128;
 /// Most rows of a block of f32 products.
 const FLOAT_BLOCK_ROWS: usize = 16;
 
-/// Whether a weight is multiplied in integers.
-pub(super) fn is_integer(weight: &CpuWeight, precision: Precision) -> bool {
-    precision == Precision::Fast && group::form_of(weight.ty).is_some()
+/// Whether a weight is multiplied in integers, and with which form of activations.
+pub(super) fn integer_span(weight: &CpuWeight, precision: Precision) -> Option<ScaleSpan> {
+    group::span_of(weight.ty).filter(|_| precision == Precision::Fast)
 }
 
 /// The activations of a product in the forms that its weights call for.
@@ -24,20 +24,36 @@ pub(super) fn is_integer(weight: &CpuWeight, precision: Precision) -> bool {
 pub(super) struct Inputs<'a> {
     /// `[n, cols]`.
     pub(super) float: &'a [f32],
-    /// The same in 8 bits, where a weight is multiplied in integers.
-    pub(super) quantized: &'a QuantizedRows,
+    /// By [`ScaleSpan`]; only the forms that a weight has are filled.
+    pub(super) quantized: &'a [QuantizedRows; 2],
     pub(super) precision: Precision,
     pub(super) level: SimdLevel,
+}
+
+/// Quantises `x`, `[n, cols]`, in the forms that `weights` call for.
+pub(super) fn quantize<'w>(
+    forms: &mut [QuantizedRows; 2],
+    level: SimdLevel,
+    precision: Precision,
+    x: &[f32],
+    n: usize,
+    weights: impl Iterator<Item = &'w CpuWeight> + Clone,
+) {
+    for span in [ScaleSpan::Super, ScaleSpan::Small] {
+        if let Some(weight) = weights.clone().find(|w| integer_span(w, precision) == Some(span)) {
+            forms[span as usize].quantize(level, x, n, weight.cols, span);
+        }
+    }
 }
 
 /// Rows that one block of `weight` should have, when `total` rows are shared out and `n` tokens meet each.
 pub(super) fn block_rows(weight: &CpuWeight, precision: Precision, total: usize, n: usize) -> usize {
     // Several blocks per thread, so that none waits long for the last.
     let fair = (total / (rayon::current_num_threads() * 8)).max(8);
-    match is_integer(weight, precision) {
-        false => fair.min(FLOAT_BLOCK_ROWS),
-        true if n >= panel::MIN_TOKENS => panel::TASK_ROWS,
-        true => fair.min(MAX_BLOCK_ROWS),
+    match integer_span(weight, precision) {
+        None => fair.min(FLOAT_BLOCK_ROWS),
+        Some(_) if n >= panel::MIN_TOKENS => panel::TASK_ROWS,
+        Some(_) => fair.min(MAX_BLOCK_ROWS),
     }
 }
 
@@ -50,14 +66,18 @@ pub(super) fn multiply(
     scratch: &mut KernelScratch,
     out: &mut [f32],
 ) {
-    if !is_integer(weight, x.precision) {
-        float::multiply(x.level, weight, rows, x.float, tokens, &mut scratch.decoded, out);
-    } else if tokens.len() >= panel::MIN_TOKENS {
-        panel::multiply(x.level, weight, rows, x.quantized, tokens, &mut scratch.sums, out);
-    } else {
-        let row_bytes = weight.ty.row_bytes(weight.cols);
-        let data = &weight.data[rows.start * row_bytes..rows.end * row_bytes];
-        rows::dot_rows(x.level, RowBlock { ty: weight.ty, row_bytes, data }, x.quantized, tokens, out);
+    match integer_span(weight, x.precision) {
+        None => float::multiply(x.level, weight, rows, x.float, tokens, &mut scratch.decoded, out),
+        Some(span) if tokens.len() >= panel::MIN_TOKENS => {
+            let x_rows = &x.quantized[span as usize];
+            panel::multiply(x.level, weight, rows, x_rows, tokens, &mut scratch.sums, out);
+        }
+        Some(span) => {
+            let row_bytes = weight.ty.row_bytes(weight.cols);
+            let data = &weight.data[rows.start * row_bytes..rows.end * row_bytes];
+            let block = RowBlock { ty: weight.ty, row_bytes, data };
+            rows::dot_rows(x.level, block, &x.quantized[span as usize], tokens, out);
+        }
     }
 }
 

@@ -4,8 +4,8 @@
 //! Here stand the portable kernels and the choice; `avx2`, `avx512` and `small` hold the same in vector instructions.
 //! All take exact integer sums per scale, so levels differ only in the order of the few f32 additions per 256 weights.
 
-use super::activation::{Group, QuantizedRows};
-use super::group::{Form, SixteenGroup, SmallGroup, form_of, group_of};
+use super::activation::{QuantizedRows, ScaleSpan};
+use super::group::{SmallGroup, SuperGroup, group_of, span_of};
 use super::simd::SimdLevel;
 use crate::gguf::GgmlType;
 use std::ops::Range;
@@ -19,7 +19,7 @@ pub(super) struct RowBlock<'a> {
     pub(super) data: &'a [u8],
 }
 
-/// Runs a kernel of 1, 2, 3, 4 or 8 tokens over all rows and tokens: `$dot` gives the `$n` sums of row `$row` with the tokens
+/// Runs a kernel of 1 to 4 tokens over all rows and tokens: `$dot` gives the `$n` sums of row `$row` with the tokens
 /// from `$t` on. A macro, because a closure would not be inlined into code compiled for other instructions.
 macro_rules! each_row {
     ($rows:expr, $tokens:expr, $out:expr, |$row:ident, $t:ident, $n:ident| $dot:expr) => {{
@@ -43,8 +43,7 @@ macro_rules! each_row {
                     1 => some!(1),
                     2 => some!(2),
                     3 => some!(3),
-                    4..8 => some!(4),
-                    _ => some!(8),
+                    _ => some!(4),
                 }
             }
         }
@@ -52,7 +51,7 @@ macro_rules! each_row {
 }
 pub(super) use each_row;
 
-/// `out[i][r] = row r · x[tokens.start + i]`; `out` is `[tokens][rows]`.
+/// `out[i][r] = row r · x[tokens.start + i]`; `out` is `[tokens][rows]`, `x` holds the type's span.
 pub(super) fn dot_rows(level: SimdLevel, rows: RowBlock<'_>, x: &QuantizedRows, tokens: Range<usize>, out: &mut [f32]) {
     debug_assert!(x.groups == rows.row_bytes.div_ceil(super::group::group_bytes(rows.ty)));
     match level {
@@ -68,20 +67,20 @@ pub(super) fn dot_rows(level: SimdLevel, rows: RowBlock<'_>, x: &QuantizedRows, 
 
 fn portable<const N: usize>(ty: GgmlType, row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N] {
     let mut sums = [0.0f32; N];
-    let (mut wide, mut small) = (SixteenGroup::ZERO, SmallGroup::ZERO);
+    let (mut wide, mut small) = (SuperGroup::ZERO, SmallGroup::ZERO);
     for g in 0..x.groups {
         let bytes = group_of(ty, row, g);
-        match form_of(ty) {
-            Some(Form::Sixteens) => {
+        match span_of(ty) {
+            Some(ScaleSpan::Super) => {
                 wide.unpack(ty, bytes);
                 for (t, sum) in sums.iter_mut().enumerate() {
-                    *sum += sixteens_dot(&wide, x.group(g, t0 + t));
+                    *sum += super_group_dot(&wide, x, g, t0 + t);
                 }
             }
-            Some(Form::Small) => {
+            Some(ScaleSpan::Small) => {
                 small.unpack(ty, bytes);
                 for (t, sum) in sums.iter_mut().enumerate() {
-                    *sum += small_dot(&small, x.group(g, t0 + t));
+                    *sum += small_group_dot(&small, x, g, t0 + t);
                 }
             }
             None => unreachable!("{ty} rows are not multiplied in integers"),
@@ -90,35 +89,28 @@ fn portable<const N: usize>(ty: GgmlType, row: &[u8], x: &QuantizedRows, t0: usi
     sums
 }
 
-fn sixteens_dot(w: &SixteenGroup, x: &Group) -> f32 {
-    let (mut products, mut mins) = (0.0, 0.0);
+fn super_group_dot(w: &SuperGroup, x: &QuantizedRows, g: usize, t: usize) -> f32 {
+    let x = x.group(g, t);
+    let (mut products, mut mins) = (0i32, 0i32);
     for j in 0..16 {
-        let k = 16 * j..16 * j + 16;
-        for (sum, scale) in code_dots(&w.codes[k.clone()], &x.q[k]).into_iter().zip(x.scale[j / 2]) {
-            products += scale * (i32::from(w.scale[j]) * sum) as f32;
-        }
-        mins += f32::from(w.min[j]) * x.total16[j];
+        products += i32::from(w.scale[j]) * code_dot(&w.codes[j * 16..(j + 1) * 16], &x.q[j * 16..(j + 1) * 16]);
+        mins += i32::from(w.min[j]) * i32::from(x.sum16[j]);
     }
-    w.d * products - w.dmin * mins
+    x.scale[0] * (w.d * products as f32 - w.dmin * mins as f32)
 }
 
-fn small_dot(w: &SmallGroup, x: &Group) -> f32 {
-    let mut total = 0.0;
-    for b in 0..8 {
-        let k = 32 * b..32 * b + 32;
-        let sums = code_dots(&w.codes[k.clone()], &x.q[k]);
-        total += w.d[b] * (x.scale[b][0] * sums[0] as f32 + x.scale[b][1] * sums[1] as f32) + w.m[b] * x.total32[b];
-    }
-    total
+fn small_group_dot(w: &SmallGroup, x: &QuantizedRows, g: usize, t: usize) -> f32 {
+    let x = x.group(g, t);
+    (0..8)
+        .map(|b| {
+            let products = code_dot(&w.codes[b * 32..(b + 1) * 32], &x.q[b * 32..(b + 1) * 32]);
+            w.d[b] * x.scale[b] * products as f32 + w.m[b] * x.total32[b]
+        })
+        .sum()
 }
 
-/// The sums over even and over odd quads.
-fn code_dots(codes: &[u8], q: &[i8]) -> [i32; 2] {
-    let mut sums = [0; 2];
-    for (i, (&c, &q)) in codes.iter().zip(q).enumerate() {
-        sums[i / 4 % 2] += i32::from(c) * i32::from(q);
-    }
-    sums
+fn code_dot(codes: &[u8], q: &[i8]) -> i32 {
+    codes.iter().zip(q).map(|(&c, &q)| i32::from(c) * i32::from(q)).sum()
 }
 
 #[cfg(test)]
@@ -132,9 +124,7 @@ mod tests {
     #[test]
     fn every_level_and_type_matches_f64() {
         for ty in GgmlType::ALL {
-            if form_of(ty).is_none() {
-                continue;
-            }
+            let Some(span) = span_of(ty) else { continue };
             for cols in if ty.block_len() == 256 { vec![256, 1536, 2048] } else { vec![32, 256, 896, 1056] } {
                 let row = random_row(ty, cols, cols as u64);
                 let mut weights = vec![0.0; cols];
@@ -143,7 +133,7 @@ mod tests {
                 let x: Vec<f32> = (0..n * cols).map(|i| ((i * 7919 % 2003) as f32 - 1001.0) / 400.0).collect();
                 for level in SimdLevel::available() {
                     let mut rows = QuantizedRows::default();
-                    rows.quantize(level, &x, n, cols);
+                    rows.quantize(level, &x, n, cols, span);
                     for tokens in 1..=n {
                         // The same row twice: the sums must lie where they belong.
                         let twice = [&row[..], &row[..]].concat();
@@ -156,7 +146,9 @@ mod tests {
                             let t = n - tokens + i;
                             let (mut want, mut size) = (0.0f64, 0.0f64);
                             for (k, weight) in weights.iter().enumerate() {
-                                let term = f64::from(*weight) * rows.group(k / 256, t).value(k % 256);
+                                let g = rows.group(k / 256, t);
+                                let scale = g.scale[k % 256 / (256 / span.per_group())];
+                                let term = f64::from(*weight) * f64::from(scale) * f64::from(g.q[k % 256]);
                                 want += term;
                                 size += term.abs();
                             }
