@@ -79,8 +79,8 @@ fn cosine(pairs: impl Iterator<Item = (f64, f64)>) -> f64 {
 enum Bar {
     /// Every prompt at least this cosine.
     Cosine(f64),
-    /// On every prompt no more than twice as far away as llama.cpp is: both round activations to 8 bits, each its own
-    /// way, so that on one prompt the one is closer and on the next the other.
+    /// Over the prompts at least as close as llama.cpp is, and on none twice as far away: both round activations to 8
+    /// bits, each its own way, so that on some prompt a coarser rounding may be the luckier one.
     LlamaCpp,
 }
 
@@ -94,6 +94,7 @@ fn check(model: &str, options: &EngineOptions, bar: Bar, longest: usize) {
     assert!(!golden.is_empty(), "no reference for {model}");
     let mut engine = Engine::load(&path, options, &mut |_, _| {}).expect("a loaded model");
     let form = if options.exact { "f32 activations" } else { "default" };
+    let (mut distance, mut llama_cpp_distance) = (0.0, 0.0);
     for g in golden.iter().filter(|g| g.tokens.len() <= longest) {
         let logits = engine.prompt_logits(&g.tokens).expect("logits");
         let top = cosine(g.top.iter().map(|&(token, want)| (f64::from(logits[token]), want)));
@@ -107,6 +108,8 @@ fn check(model: &str, options: &EngineOptions, bar: Bar, longest: usize) {
             engine.backend_name(),
             g.llama_cpp_cosine
         );
+        distance += 1.0 - cosine;
+        llama_cpp_distance += 1.0 - g.llama_cpp_cosine;
         let least = match bar {
             Bar::Cosine(least) => least,
             Bar::LlamaCpp => 1.0 - 2.0 * (1.0 - g.llama_cpp_cosine) - 1e-5,
@@ -114,6 +117,14 @@ fn check(model: &str, options: &EngineOptions, bar: Bar, longest: usize) {
         assert!(cosine >= least, "{model} {prompt}: cosine {cosine} of {of}, expected {least}");
         let most = if matches!(bar, Bar::LlamaCpp) { 0.03 } else { 0.003 };
         assert!((rms / g.rms - 1.0).abs() < most, "{model} {prompt}: rms {rms} for {}", g.rms);
+    }
+    if matches!(bar, Bar::LlamaCpp) {
+        // The reference file's cosines have six digits.
+        let most = llama_cpp_distance + 1e-6;
+        assert!(
+            distance <= most,
+            "{model}: 1 − cosine is {distance} over the prompts, llama.cpp's {llama_cpp_distance}"
+        );
     }
 }
 
@@ -136,7 +147,7 @@ fn small_quantised_files_match_the_reference_with_f32_activations() {
 }
 
 #[test]
-fn small_quantised_files_come_about_as_close_as_llama_cpp() {
+fn small_quantised_files_come_at_least_as_close_as_llama_cpp() {
     for model in ["tiny-gpt-oss-mxfp4.gguf", "tiny-qwen3moe-q4_k_m.gguf", "tiny-qwen3-q4_k_m.gguf"] {
         check(model, &cpu(false), Bar::LlamaCpp, usize::MAX);
     }
@@ -152,7 +163,7 @@ fn real_models_match_the_reference_with_f32_activations() {
 }
 
 #[test]
-fn real_models_come_about_as_close_as_llama_cpp() {
+fn real_models_come_at_least_as_close_as_llama_cpp() {
     for model in
         ["qwen2.5-coder-0.5b-q4_k_m.gguf", "qwen2moe-upcycled-4x0.5b-q4_k_m.gguf", "qwen2.5-coder-1.5b-q4_k_m.gguf"]
     {

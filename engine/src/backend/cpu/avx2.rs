@@ -229,22 +229,22 @@ fn dot_super<B: SuperBlock, const N: usize>(row: &[u8], x: &QuantizedRows, t0: u
     for (g, block) in row.chunks_exact(B::BYTES).enumerate() {
         prefetch_behind(block, B::BYTES);
         let scales_mins = k_scales_mins(block);
-        // Each scale twice, as one 32-bit number: broadcasting it from memory takes no arithmetic unit. The compiler
-        // would shuffle registers instead if it saw through the store.
-        let mut scales = [0i32; 8];
-        // SAFETY: the array is 32 writable bytes; the store needs no alignment.
-        unsafe {
-            let pairs = _mm256_unpacklo_epi16(scales_mins, scales_mins);
-            _mm256_storeu_si256(scales.as_mut_ptr().cast(), pairs);
+        let xs = x.groups::<N>(g, t0);
+        // Each scale twice, as one 32-bit number, times the token's factor: broadcasting it from memory takes no
+        // arithmetic unit. The compiler would shuffle registers instead if it saw through the store.
+        let mut scales = [[0i32; 8]; N];
+        let pairs = _mm256_unpacklo_epi16(scales_mins, scales_mins);
+        for t in 0..N {
+            let scaled = _mm256_mullo_epi16(pairs, load256(bytemuck::cast_slice(xs[t].factor16), 0));
+            store256(bytemuck::cast_slice_mut(&mut scales[t]), 0, scaled);
         }
         let scales = std::hint::black_box(&scales);
         let min = _mm256_unpackhi_epi16(scales_mins, scales_mins);
-        let xs = x.groups::<N>(g, t0);
         let mut products = [_mm256_setzero_si256(); N];
         for i in 0..4 {
             let (first, second) = B::codes(block, i);
-            let (scale0, scale1) = (_mm256_set1_epi32(scales[2 * i]), _mm256_set1_epi32(scales[2 * i + 1]));
             for t in 0..N {
+                let (scale0, scale1) = (_mm256_set1_epi32(scales[t][2 * i]), _mm256_set1_epi32(scales[t][2 * i + 1]));
                 let p0 = _mm256_maddubs_epi16(first, load_i8(xs[t].q, 64 * i));
                 let p1 = _mm256_maddubs_epi16(second, load_i8(xs[t].q, 64 * i + 32));
                 let p = _mm256_add_epi32(_mm256_madd_epi16(p0, scale0), _mm256_madd_epi16(p1, scale1));
@@ -414,11 +414,20 @@ pub(super) fn dot_sixteens<B: SixteenBlock, const N: usize>(row: &[u8], x: &Quan
         let mins = _mm256_cvtepi8_epi16(B::mins(block));
         let xs = x.groups::<N>(g, t0);
         let mut products = [_mm256_setzero_si256(); N];
+        let mut scaled = [scales; N];
+        for t in 0..N {
+            // The factor of each 32 elements once per lane, in order.
+            let twice = load256(bytemuck::cast_slice(xs[t].factor16), 0);
+            let once = _mm256_srli_epi32::<16>(twice);
+            let factors = _mm256_permute4x64_epi64::<0b10_00_10_00>(_mm256_packs_epi32(once, once));
+            scaled[t] = _mm256_mullo_epi16(scales, factors);
+        }
         for half in 0..2 {
             for (i, codes) in B::codes(block, half).into_iter().enumerate() {
                 let j = 4 * half + i;
-                let scale = _mm256_shuffle_epi8(scales, load256(&masks[j], 0));
+                let mask = load256(&masks[j], 0);
                 for t in 0..N {
+                    let scale = _mm256_shuffle_epi8(scaled[t], mask);
                     let p = _mm256_maddubs_epi16(codes, load_i8(xs[t].q, 32 * j));
                     products[t] = _mm256_add_epi32(products[t], _mm256_madd_epi16(p, scale));
                 }

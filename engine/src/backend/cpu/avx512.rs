@@ -43,6 +43,21 @@ fn load512(q: &[i8; 256], at: usize) -> __m512i {
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
 }
 
+/// The factor of each 16 activations of a group, as 32-bit numbers.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw")]
+fn factors(x: GroupRef<'_>) -> __m512i {
+    _mm512_cvtepi16_epi32(load256(bytemuck::cast_slice(x.factor16), 0))
+}
+
+/// The factor of each 32 activations of a group in lanes 0–7, and once more in lanes 8–15.
+#[inline]
+#[target_feature(enable = "avx2,avx512f,avx512bw")]
+fn factors_once(x: GroupRef<'_>) -> __m512i {
+    let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 0, 2, 4, 6, 8, 10, 12, 14);
+    _mm512_permutexvar_epi32(even, factors(x))
+}
+
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn dot_super<B: SuperBlock, const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N] {
@@ -59,12 +74,16 @@ fn dot_super<B: SuperBlock, const N: usize>(row: &[u8], x: &QuantizedRows, t0: u
         let min = _mm256_unpackhi_epi16(scales_mins, scales_mins);
         let xs = x.groups::<N>(g, t0);
         let mut products = [_mm512_setzero_si512(); N];
+        let mut scaled = [scales; N];
+        for t in 0..N {
+            scaled[t] = _mm512_mullo_epi32(scales, factors_once(xs[t]));
+        }
         for i in 0..4 {
             let (first, second) = B::codes(block, i);
             let codes = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second);
             let pair = _mm512_add_epi32(first_or_second, _mm512_set1_epi32(2 * i as i32));
-            let scale = _mm512_permutexvar_epi32(pair, scales);
             for t in 0..N {
+                let scale = _mm512_permutexvar_epi32(pair, scaled[t]);
                 let p = _mm512_dpbusd_epi32(_mm512_setzero_si512(), codes, load512(xs[t].q, 64 * i));
                 products[t] = _mm512_add_epi32(products[t], _mm512_mullo_epi32(p, scale));
             }
@@ -97,6 +116,10 @@ fn dot_q6_k<const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N
         let in_order = _mm256_cvtepi8_epi16(packed);
         let xs = x.groups::<N>(g, t0);
         let mut products = [_mm512_setzero_si512(); N];
+        let mut scaled = [scales; N];
+        for t in 0..N {
+            scaled[t] = _mm512_mullo_epi32(scales, factors(xs[t]));
+        }
         for half in 0..2 {
             let (a, b) = (load256(block, 64 * half), load256(block, 64 * half + 32));
             let ql = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b);
@@ -113,9 +136,9 @@ fn dot_q6_k<const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N
             ];
             for (i, codes) in codes.into_iter().enumerate() {
                 let j = 2 * half + i;
-                let scale =
-                    _mm512_permutexvar_epi32(_mm512_add_epi32(quarter, _mm512_set1_epi32(4 * j as i32)), scales);
+                let four = _mm512_add_epi32(quarter, _mm512_set1_epi32(4 * j as i32));
                 for t in 0..N {
+                    let scale = _mm512_permutexvar_epi32(four, scaled[t]);
                     let p = _mm512_dpbusd_epi32(_mm512_setzero_si512(), codes, load512(xs[t].q, 64 * j));
                     products[t] = _mm512_add_epi32(products[t], _mm512_mullo_epi32(p, scale));
                 }
@@ -198,6 +221,7 @@ fn super_tile<const T: usize>(panel: &SuperPanel<16>, x: [GroupRef<'_>; T], sums
         // The scale stands twice in each lane, as two 16-bit halves.
         let scale = _mm512_srai_epi32::<16>(rows_at(&panel.scale[j]));
         for t in 0..T {
+            let scale = _mm512_mullo_epi32(scale, _mm512_set1_epi32(i32::from(x[t].factor16[j])));
             products[t] = _mm512_add_epi32(products[t], _mm512_mullo_epi32(narrow[t], scale));
         }
     }
@@ -235,10 +259,17 @@ fn small_tile<const T: usize>(panel: &SmallPanel<16>, x: [GroupRef<'_>; T], sums
     let mut totals: [__m512; T] = [_mm512_setzero_ps(); T];
     for b in 0..8 {
         let mut products = [_mm512_setzero_si512(); T];
-        for step in 8 * b..8 * b + 8 {
-            let codes = rows_at(&panel.codes[step]);
+        for j in 2 * b..2 * b + 2 {
+            let mut narrow = [_mm512_setzero_si512(); T];
+            for step in 4 * j..4 * j + 4 {
+                let codes = rows_at(&panel.codes[step]);
+                for t in 0..T {
+                    narrow[t] = _mm512_dpbusd_epi32(narrow[t], codes, broadcast_quad(x[t].q, step));
+                }
+            }
             for t in 0..T {
-                products[t] = _mm512_dpbusd_epi32(products[t], codes, broadcast_quad(x[t].q, step));
+                let factor = _mm512_set1_epi32(i32::from(x[t].factor16[j]));
+                products[t] = _mm512_add_epi32(products[t], _mm512_mullo_epi32(narrow[t], factor));
             }
         }
         let (d, m) = (floats_at(&panel.d[b]), floats_at(&panel.m[b]));

@@ -200,7 +200,7 @@ impl PanelKernel<8> for Portable {
                 let (mut products, mut mins) = (0i32, 0i32);
                 for j in 0..16 {
                     let quads = quads(&panel.codes[j * 4..(j + 1) * 4], r, &x.q[j * 16..]);
-                    products += i32::from(panel.scale[j][r][0]) * quads;
+                    products += i32::from(panel.scale[j][r][0]) * i32::from(x.factor16[j]) * quads;
                     mins += i32::from(panel.min[j / 2][r][j % 2]) * i32::from(x.sum16[j]);
                 }
                 *sum += x.scale[0] * (panel.d[r] * products as f32 - panel.dmin[r] * mins as f32);
@@ -213,7 +213,10 @@ impl PanelKernel<8> for Portable {
             let x = x.group(g, t0 + t);
             for (r, sum) in sums.iter_mut().enumerate() {
                 for b in 0..8 {
-                    let products = quads(&panel.codes[b * 8..(b + 1) * 8], r, &x.q[b * 32..]);
+                    let half = |j: usize| {
+                        i32::from(x.factor16[j]) * quads(&panel.codes[j * 4..(j + 1) * 4], r, &x.q[j * 16..])
+                    };
+                    let products = half(2 * b) + half(2 * b + 1);
                     *sum += panel.d[b][r] * x.scale[b] * products as f32 + panel.m[b][r] * x.total32[b];
                 }
             }

@@ -77,8 +77,10 @@ pub(super) fn small_panel(
     sums: &mut [f32],
 ) {
     match ty {
-        GgmlType::Q4_0 | GgmlType::Q4_1 => small_tiles::<8, false>(panel, x, g, t0, sums),
-        GgmlType::Q5_0 | GgmlType::Q5_1 | GgmlType::MXFP4 => small_tiles::<4, false>(panel, x, g, t0, sums),
+        // A factor per four steps; 4 · 2 · 31 · 127 < 2¹⁵.
+        GgmlType::Q4_0 | GgmlType::Q4_1 | GgmlType::Q5_0 | GgmlType::Q5_1 | GgmlType::MXFP4 => {
+            small_tiles::<4, false>(panel, x, g, t0, sums)
+        }
         _ => small_tiles::<1, true>(panel, x, g, t0, sums),
     }
 }
@@ -119,6 +121,14 @@ fn broadcast_quad(q: &[i8; 256], step: usize) -> __m256i {
     _mm256_set1_epi32(i32::from_le_bytes([q[0] as u8, q[1] as u8, q[2] as u8, q[3] as u8]))
 }
 
+/// The factor at an even place and its equal neighbour in every lane: as one number of 32 bits, which takes only a load.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn broadcast_factor(factors: &[i16], at: usize) -> __m256i {
+    let pair: [i16; 2] = factors[at..at + 2].try_into().expect("two factors");
+    _mm256_set1_epi32(bytemuck::cast(pair))
+}
+
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn super_tile<const RUN: usize, const T: usize>(panel: &SuperPanel<8>, x: [GroupRef<'_>; T], sums: &mut [f32]) {
@@ -132,8 +142,11 @@ fn super_tile<const RUN: usize, const T: usize>(panel: &SuperPanel<8>, x: [Group
                 narrow[t] = _mm256_add_epi16(narrow[t], p);
             }
         }
-        let scale = rows_at(&panel.scale[run * RUN / 4]);
+        let sixteen = run * RUN / 4;
+        let scale = rows_at(&panel.scale[sixteen]);
         for t in 0..T {
+            // Both are small: their product fits 16 bits.
+            let scale = _mm256_mullo_epi16(scale, broadcast_factor(x[t].factor16, sixteen / 2 * 2));
             products[t] = _mm256_add_epi32(products[t], _mm256_madd_epi16(narrow[t], scale));
         }
     }
@@ -189,7 +202,7 @@ fn small_tile<const RUN: usize, const SIGNED: bool, const T: usize>(
     x: [GroupRef<'_>; T],
     sums: &mut [f32],
 ) {
-    let (ones, offset) = (_mm256_set1_epi16(1), _mm256_set1_epi8(-128));
+    let offset = _mm256_set1_epi8(-128);
     let mut totals: [__m256; T] = [_mm256_setzero_ps(); T];
     for b in 0..8 {
         let mut products = [_mm256_setzero_si256(); T];
@@ -213,7 +226,8 @@ fn small_tile<const RUN: usize, const SIGNED: bool, const T: usize>(
                 }
             }
             for t in 0..T {
-                products[t] = _mm256_add_epi32(products[t], _mm256_madd_epi16(narrow[t], ones));
+                let factor = broadcast_factor(x[t].factor2, (8 * b + run * RUN) * 2);
+                products[t] = _mm256_add_epi32(products[t], _mm256_madd_epi16(narrow[t], factor));
             }
         }
         let (d, m) = (floats_at(&panel.d[b]), floats_at(&panel.m[b]));

@@ -93,7 +93,8 @@ fn super_group_dot(w: &SuperGroup, x: &QuantizedRows, g: usize, t: usize) -> f32
     let x = x.group(g, t);
     let (mut products, mut mins) = (0i32, 0i32);
     for j in 0..16 {
-        products += i32::from(w.scale[j]) * code_dot(&w.codes[j * 16..(j + 1) * 16], &x.q[j * 16..(j + 1) * 16]);
+        let scale = i32::from(w.scale[j]) * i32::from(x.factor16[j]);
+        products += scale * code_dot(&w.codes[j * 16..(j + 1) * 16], &x.q[j * 16..(j + 1) * 16]);
         mins += i32::from(w.min[j]) * i32::from(x.sum16[j]);
     }
     x.scale[0] * (w.d * products as f32 - w.dmin * mins as f32)
@@ -103,7 +104,10 @@ fn small_group_dot(w: &SmallGroup, x: &QuantizedRows, g: usize, t: usize) -> f32
     let x = x.group(g, t);
     (0..8)
         .map(|b| {
-            let products = code_dot(&w.codes[b * 32..(b + 1) * 32], &x.q[b * 32..(b + 1) * 32]);
+            let half = |j: usize| {
+                i32::from(x.factor16[j]) * code_dot(&w.codes[j * 16..(j + 1) * 16], &x.q[j * 16..(j + 1) * 16])
+            };
+            let products = half(2 * b) + half(2 * b + 1);
             w.d[b] * x.scale[b] * products as f32 + w.m[b] * x.total32[b]
         })
         .sum()
@@ -147,8 +151,8 @@ mod tests {
                             let (mut want, mut size) = (0.0f64, 0.0f64);
                             for (k, weight) in weights.iter().enumerate() {
                                 let g = rows.group(k / 256, t);
-                                let scale = g.scale[k % 256 / (256 / span.per_group())];
-                                let term = f64::from(*weight) * f64::from(scale) * f64::from(g.q[k % 256]);
+                                let term =
+                                    f64::from(*weight) * f64::from(g.scale_at(k % 256)) * f64::from(g.q[k % 256]);
                                 want += term;
                                 size += term.abs();
                             }

@@ -9,30 +9,35 @@ use crate::gguf::GgmlType;
 use crate::quant::{IQ4_VALUES, iq4_xs_scale};
 use std::arch::x86_64::*;
 
-/// Sums of four products each, of unsigned codes and signed activations, as eight 32-bit numbers.
+/// Sums of four products each, of unsigned codes and signed activations, times the activations' factors (one per pair),
+/// as eight 32-bit numbers.
 pub(super) trait ByteDot {
     /// # Safety
     /// Only inside code compiled for the instructions.
-    unsafe fn dot(codes: __m256i, q: __m256i) -> __m256i;
+    unsafe fn dot(codes: __m256i, q: __m256i, factors: __m256i) -> __m256i;
 }
 
 /// AVX2: `vpmaddubsw` sums pairs in 16 bits, which hold 2 · 128 · 127.
 pub(super) struct Maddubs;
 impl ByteDot for Maddubs {
     #[inline(always)]
-    unsafe fn dot(codes: __m256i, q: __m256i) -> __m256i {
+    unsafe fn dot(codes: __m256i, q: __m256i, factors: __m256i) -> __m256i {
         // SAFETY: by the caller's promise.
-        unsafe { _mm256_madd_epi16(_mm256_maddubs_epi16(codes, q), _mm256_set1_epi16(1)) }
+        unsafe { _mm256_madd_epi16(_mm256_maddubs_epi16(codes, q), factors) }
     }
 }
 
-/// AVX-512 VNNI: one instruction.
+/// AVX-512 VNNI: one instruction for the products.
 pub(super) struct Dpbusd;
 impl ByteDot for Dpbusd {
     #[inline(always)]
-    unsafe fn dot(codes: __m256i, q: __m256i) -> __m256i {
+    unsafe fn dot(codes: __m256i, q: __m256i, factors: __m256i) -> __m256i {
         // SAFETY: by the caller's promise.
-        unsafe { _mm256_dpbusd_epi32(_mm256_setzero_si256(), codes, q) }
+        unsafe {
+            let products = _mm256_dpbusd_epi32(_mm256_setzero_si256(), codes, q);
+            // Both factors of a lane are the same: one of them, as 32 bits.
+            _mm256_mullo_epi32(products, _mm256_srai_epi32::<16>(factors))
+        }
     }
 }
 
@@ -227,12 +232,14 @@ unsafe fn group_dot<T: SmallType, D: ByteDot, const N: usize>(
                 // The product is taken as |w| · (x with w's sign).
                 let magnitude = _mm256_abs_epi8(codes);
                 for t in 0..N {
-                    let p = D::dot(magnitude, _mm256_sign_epi8(load_i8(xs[t].q, 32 * b), codes));
+                    let signed = _mm256_sign_epi8(load_i8(xs[t].q, 32 * b), codes);
+                    let p = D::dot(magnitude, signed, load256(bytemuck::cast_slice(xs[t].factor2), 32 * b));
                     sums[t] = _mm256_fmadd_ps(_mm256_set1_ps(scales[t][b]), _mm256_cvtepi32_ps(p), sums[t]);
                 }
             } else {
                 for t in 0..N {
-                    let p = D::dot(codes, load_i8(xs[t].q, 32 * b));
+                    let factors = load256(bytemuck::cast_slice(xs[t].factor2), 32 * b);
+                    let p = D::dot(codes, load_i8(xs[t].q, 32 * b), factors);
                     sums[t] = _mm256_fmadd_ps(_mm256_set1_ps(scales[t][b]), _mm256_cvtepi32_ps(p), sums[t]);
                 }
             }
