@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use solver::Protocol;
 
 use crate::commands::{
-    bench, devices, generate, info, kernels, logits, perplexity, python, replay, run, synth, tokenize,
+    bench, devices, generate, info, kernels, logits, perplexity, python, replay, roofline, run, synth, tokenize, tune,
 };
 
 /// Solves olympiad-level maths problems with a local language model, offline, in one program.
@@ -60,8 +60,12 @@ pub enum Command {
     Synth(synth::Args),
     /// List the devices that a model can run on
     Devices(devices::Args),
-    /// List the compute kernels and what a driver makes of them, also for a chip that is not here
-    Kernels(kernels::Args),
+    /// List the compute kernels, time and check them, see what a driver makes of them, also for a chip that is not here
+    Kernels(Box<kernels::Args>),
+    /// Show what every op of a model must move and compute, and how fast a device could run it at best
+    Roofline(Box<roofline::Args>),
+    /// Measure which sizes of the Vulkan kernels are fastest on this device, and use them from then on
+    Tune(Box<tune::Args>),
     /// Run Python in the sandbox: a REPL, `-c CODE`, or a file
     Python(python::Args),
     /// One session's process, started by the program itself
@@ -107,6 +111,10 @@ pub struct DeviceArgs {
     /// Run under Vulkan's validation layers
     #[arg(long)]
     pub validation: bool,
+    /// Folder of edited shaders, which replace the built-in ones of the same names (docs/kernels.md)
+    #[arg(long, value_name = "DIR")]
+    #[serde(default)]
+    pub shaders: Option<PathBuf>,
 }
 
 /// A model and how it is loaded.

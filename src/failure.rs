@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 
+use engine::backend::vulkan::VulkanError;
 use engine::gguf::GgufError;
 
 /// Why a command ended without doing what it was asked.
@@ -41,14 +42,21 @@ impl Failure {
         let message = format!("{}: {error}", path.display());
         match error {
             engine::Error::Gguf(e) => Failure::gguf(path, e),
-            engine::Error::Vulkan(_) => {
-                Failure::new(error.to_string(), "`aimo-engine devices` lists what is there; `--backend cpu` needs none")
-            }
+            engine::Error::Vulkan(e) => Failure::vulkan(e),
             engine::Error::Request(_) => {
                 Failure::new(error.to_string(), "shorten the prompt or raise the context with -c")
             }
             _ => Failure::new(message, format!("`aimo-engine info {}` shows what the file holds", path.display())),
         }
+    }
+
+    /// An error of a Vulkan device.
+    pub fn vulkan(error: &VulkanError) -> Failure {
+        let next = match error {
+            VulkanError::Shader(_) => "`aimo-engine kernels --export DIR` writes the built-in shaders to start from",
+            _ => "`aimo-engine devices` lists what is there; `--backend cpu` needs none",
+        };
+        Failure::new(error.to_string(), next)
     }
 
     /// An error of the file reader.

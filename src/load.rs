@@ -44,6 +44,7 @@ pub fn load(args: &ModelArgs, n_seq: usize, quiet: bool) -> Result<Engine, Failu
         n_threads: args.threads,
         exact: args.device.exact,
         validation: args.device.validation,
+        shaders: args.device.shaders.clone(),
     };
     load_with(&args.model, &options, quiet)
 }
@@ -55,7 +56,16 @@ pub fn load_with(path: &Path, options: &EngineOptions, quiet: bool) -> Result<En
     let start = Instant::now();
     let engine = Engine::load(path, options, &mut |done, all| progress.set(done, all));
     progress.finish();
-    let engine = engine.map_err(|e| Failure::engine(path, &e))?;
+    let mut engine = engine.map_err(|e| Failure::engine(path, &e))?;
+    if let Some(warning) = engine.warning() {
+        eprintln!("warning: {warning}");
+    }
+    if options.shaders.is_some() && !engine.is_vulkan() {
+        return Err(Failure::new(
+            "--shaders is given and the model runs on the CPU",
+            "choose a device: --backend vulkan",
+        ));
+    }
     if !quiet {
         eprintln!(
             "loaded {name} ({}) in {:.1} s: {}, context {} tokens",

@@ -9,6 +9,7 @@ mod bandwidth;
 mod commands;
 mod failure;
 mod load;
+mod measure;
 mod progress;
 mod terminal;
 mod thoughts;
@@ -35,6 +36,8 @@ fn main() -> ExitCode {
         Command::Synth(args) => commands::synth::run(&args, quiet, &mut out),
         Command::Devices(args) => commands::devices::run(&args, &mut out),
         Command::Kernels(args) => commands::kernels::run(&args, quiet, &mut out),
+        Command::Roofline(args) => commands::roofline::run(&args, &mut out),
+        Command::Tune(args) => commands::tune::run(&args, quiet, &mut out),
         Command::Python(args) => commands::python::run(&args, quiet, &mut out),
         Command::PythonWorker => commands::python::serve_worker(),
     };

@@ -1,7 +1,7 @@
 //! A loaded model on a chosen backend: the one object that the scheduler, the benchmarks and the command line hold.
 
 use crate::backend::cpu::{Cpu, Precision};
-use crate::backend::vulkan::{Vulkan, best_real_gpu};
+use crate::backend::vulkan::{DeviceOptions, DispatchTime, Vulkan, best_real_gpu};
 use crate::backend::{Backend, BatchToken, Limits};
 use crate::chat::ChatTemplate;
 use crate::error::{Error, RequestError};
@@ -9,7 +9,8 @@ use crate::gguf::GgufFile;
 use crate::kv::{KvLayout, KvPages, ParkedId};
 use crate::model::{Config, RopeTable, Weights, forward, plan, rope_factors};
 use crate::tokenizer::Tokenizer;
-use std::path::Path;
+use crate::trace::{Difference, Traced, compare, label, observe, trace};
+use std::path::{Path, PathBuf};
 
 /// Which device runs the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -44,6 +45,8 @@ pub struct EngineOptions {
     pub exact: bool,
     /// Turn on Vulkan's validation layers.
     pub validation: bool,
+    /// Folder of edited shaders, which stand for the built-in ones of the same names.
+    pub shaders: Option<PathBuf>,
 }
 
 /// Context length where none is asked for, in tokens.
@@ -61,8 +64,20 @@ impl Default for EngineOptions {
             n_threads: 0,
             exact: false,
             validation: false,
+            shaders: None,
         }
     }
+}
+
+/// An op of a profiled pass.
+#[derive(Clone, Debug)]
+pub struct OpTime {
+    /// Name, and what it writes, as in [`crate::trace`].
+    pub op: String,
+    /// Layer; `None` outside of the layers.
+    pub layer: Option<usize>,
+    /// Its kernels.
+    pub dispatches: Vec<DispatchTime>,
 }
 
 /// A model that is ready to run.
@@ -106,15 +121,17 @@ impl Engine {
         let (total, bytes_per_token) = (plan.bytes(), plan.bytes_per_token(&config));
         let kv = KvPages::new(KvLayout::new(&config, &limits));
         let mut progress = |done| progress(done, total);
+        let open = |selector: Option<&str>| {
+            let (validation, shaders) = (options.validation, options.shaders.as_deref());
+            Vulkan::open(DeviceOptions { selector, validation, shaders, ..DeviceOptions::default() })
+        };
         let vulkan = match options.backend {
             BackendChoice::Cpu => None,
-            BackendChoice::Vulkan => Some(Vulkan::new(options.device.as_deref(), options.validation)?),
-            BackendChoice::Auto if options.device.is_some() => {
-                Some(Vulkan::new(options.device.as_deref(), options.validation)?)
-            }
+            BackendChoice::Vulkan => Some(open(options.device.as_deref())?),
+            BackendChoice::Auto if options.device.is_some() => Some(open(options.device.as_deref())?),
             // Without a usable GPU, for whatever reason, `auto` means the CPU.
             BackendChoice::Auto => match best_real_gpu().ok().flatten() {
-                Some(gpu) => Some(Vulkan::new(Some(&gpu.index.to_string()), options.validation)?),
+                Some(gpu) => Some(open(Some(&gpu.index.to_string()))?),
                 None => None,
             },
         };
@@ -166,6 +183,11 @@ impl Engine {
         }
     }
 
+    /// Whether a Vulkan device runs the model.
+    pub fn is_vulkan(&self) -> bool {
+        matches!(self.runner, Runner::Vulkan(..))
+    }
+
     /// Tokens per sequence.
     pub fn n_ctx(&self) -> usize {
         self.limits.n_ctx
@@ -199,16 +221,7 @@ impl Engine {
     /// # Panics
     /// If the batch is empty or larger than the engine was loaded for.
     pub fn forward(&mut self, batch: &[BatchToken]) -> Result<&[f32], Error> {
-        let (n_vocab, n_ctx) = (self.config.n_vocab, self.limits.n_ctx);
-        for t in batch {
-            if t.token as usize >= n_vocab {
-                return Err(RequestError::TokenOutOfRange { token: t.token, n_vocab }.into());
-            }
-            if t.pos as usize >= n_ctx {
-                return Err(RequestError::ContextExceeded { found: t.pos as usize + 1, n_ctx }.into());
-            }
-            assert!((t.seq as usize) < self.limits.n_seq, "sequence {} of {}", t.seq, self.limits.n_seq);
-        }
+        self.check(batch)?;
         let copies = self.kv.prepare(batch);
         match &mut self.runner {
             Runner::Cpu(b, w) => {
@@ -220,6 +233,21 @@ impl Engine {
                 forward(&mut **b, w, batch, &self.kv)
             }
         }
+    }
+
+    /// Refuses tokens outside the vocabulary and positions outside the context.
+    fn check(&self, batch: &[BatchToken]) -> Result<(), Error> {
+        let (n_vocab, n_ctx) = (self.config.n_vocab, self.limits.n_ctx);
+        for t in batch {
+            if t.token as usize >= n_vocab {
+                return Err(RequestError::TokenOutOfRange { token: t.token, n_vocab }.into());
+            }
+            if t.pos as usize >= n_ctx {
+                return Err(RequestError::ContextExceeded { found: t.pos as usize + 1, n_ctx }.into());
+            }
+            assert!((t.seq as usize) < self.limits.n_seq, "sequence {} of {}", t.seq, self.limits.n_seq);
+        }
+        Ok(())
     }
 
     /// Lets sequence `to` begin with the first `n_pos` positions of `from`. False where a sliding window of `from` has
@@ -246,6 +274,92 @@ impl Engine {
     /// Gives back the keys and values of a sequence.
     pub(crate) fn kv_clear(&mut self, seq: usize) {
         self.kv.truncate(seq, 0);
+    }
+
+    /// What the user should know of how the model was loaded.
+    pub fn warning(&mut self) -> Option<String> {
+        self.vulkan().and_then(|b| b.gpu().stored_tuning().problem.clone())
+    }
+
+    /// The Vulkan backend, to be measured; `None` on the CPU.
+    pub fn vulkan(&mut self) -> Option<&mut Vulkan> {
+        match &mut self.runner {
+            Runner::Cpu(..) => None,
+            Runner::Vulkan(b, _) => Some(b),
+        }
+    }
+
+    /// Runs a batch with every kernel timed on the device, alone: it waits for the ones before. `None` on the CPU and on
+    /// devices without timestamps.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn profile(&mut self, batch: &[BatchToken]) -> Result<Option<Vec<OpTime>>, Error> {
+        self.check(batch)?;
+        let copies = self.kv.prepare(batch);
+        let Runner::Vulkan(b, w) = &mut self.runner else { return Ok(None) };
+        b.kv_copy_pages(&copies)?;
+        if !b.gpu().set_profiling(true) {
+            return Ok(None);
+        }
+        // Name, layer, and number of dispatches after each op.
+        let mut ends: Vec<(String, Option<usize>, usize)> = Vec::new();
+        let result = observe(&mut **b, w, batch, &self.kv, &mut |b: &mut Vulkan, op, acts, layer| {
+            ends.push((label(op, acts), layer, b.gpu().last_pass().n_dispatches as usize));
+            Ok(())
+        });
+        b.gpu().set_profiling(false);
+        result?;
+        let times = b.gpu().take_profile();
+        let mut start = 0;
+        let ops = ends.into_iter().map(|(op, layer, end)| {
+            let dispatches = times[start.min(times.len())..end.min(times.len())].to_vec();
+            start = end;
+            OpTime { op, layer, dispatches }
+        });
+        Ok(Some(ops.collect()))
+    }
+
+    /// Runs a batch as [`Self::forward`] does and gives what each op left in its activation.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn trace(&mut self, batch: &[BatchToken]) -> Result<Vec<Traced>, Error> {
+        self.check(batch)?;
+        let copies = self.kv.prepare(batch);
+        match &mut self.runner {
+            Runner::Cpu(b, w) => {
+                b.kv_copy_pages(&copies)?;
+                trace(&mut **b, w, batch, &self.kv)
+            }
+            Runner::Vulkan(b, w) => {
+                b.kv_copy_pages(&copies)?;
+                trace(&mut **b, w, batch, &self.kv)
+            }
+        }
+    }
+
+    /// Runs a batch op by op, each from the results that another engine's trace of the same batch has, and gives how
+    /// far each op is from that.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    ///
+    /// # Panics
+    /// If the trace is of another batch or model.
+    pub fn compare(&mut self, batch: &[BatchToken], twin: &[Traced]) -> Result<Vec<Difference>, Error> {
+        self.check(batch)?;
+        let copies = self.kv.prepare(batch);
+        match &mut self.runner {
+            Runner::Cpu(b, w) => {
+                b.kv_copy_pages(&copies)?;
+                compare(&mut **b, w, batch, &self.kv, twin)
+            }
+            Runner::Vulkan(b, w) => {
+                b.kv_copy_pages(&copies)?;
+                compare(&mut **b, w, batch, &self.kv, twin)
+            }
+        }
     }
 
     /// Logits of the last token of a text that starts at position 0 of sequence 0, `[n_vocab]` f32.

@@ -13,10 +13,12 @@ pub mod kv;
 pub mod model;
 pub mod perplexity;
 pub mod quant;
+pub mod roofline;
 pub mod sampler;
 pub mod scheduler;
 pub mod synth;
 pub mod tokenizer;
+pub mod trace;
 
-pub use engine::{BackendChoice, DEFAULT_CONTEXT, Engine, EngineOptions};
+pub use engine::{BackendChoice, DEFAULT_CONTEXT, Engine, EngineOptions, OpTime};
 pub use error::{Error, RequestError};

@@ -191,7 +191,8 @@ fn products_with_other_workgroups_and_tiles_give_the_same() {
 #[test]
 fn uploads_through_a_staging_buffer_arrive() {
     let selector = software_device();
-    let options = DeviceOptions { selector: Some(&selector), validation: true, staged_uploads: true };
+    let options =
+        DeviceOptions { selector: Some(&selector), validation: true, staged_uploads: true, ..DeviceOptions::default() };
     let mut gpu = Gpu::open(options).expect("the software device");
     let mut random = Random(8);
     for ty in [GgmlType::Q5_0, GgmlType::Q6_K, GgmlType::F16] {

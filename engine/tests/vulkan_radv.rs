@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use engine::backend::vulkan::{Inspector, compile_only_environment};
+use engine::backend::vulkan::{DeviceOptions, Inspector, compile_only_environment};
 
 /// Set in the process that does the work: the driver reads its environment when it starts.
 const CHILD: &str = "AIMO_ENGINE_TEST_RADV";
@@ -36,7 +36,7 @@ fn child(environment: [(&str, String); 3]) -> std::process::Output {
 
 /// In the child: compiles all variants and prints what matters of their code.
 fn compile_all() {
-    let mut inspector = match Inspector::open(None) {
+    let mut inspector = match Inspector::open(DeviceOptions::default()) {
         Ok(inspector) => inspector,
         Err(error) => {
             println!("skipped: this RADV has no null device for gfx1151 (Mesa 25.0 does): {error}");

@@ -3,15 +3,38 @@
 //!
 //! The crate knows nothing of models, files or devices. Sizes and tiles are specialization constants, weight types are
 //! variants. All kernels read their buffers through device addresses, so they have no bindings.
+//!
+//! A [`ShaderSet`] is what a program runs: these kernels, or with a folder of edited sources, kernels compiled from them
+//! at run time (feature `compiler`).
 
+#[cfg(feature = "compiler")]
+mod compiler;
 mod manifest;
 pub mod reflect;
+mod set;
 
 pub use manifest::{Kernel, WeightType};
+pub use set::{ShaderError, ShaderSet, write_sources};
 
 /// SPIR-V of `kernel`.
 pub fn spirv(kernel: Kernel) -> &'static [u32] {
     bytemuck::cast_slice(&SPIRV[kernel.index()].0)
+}
+
+/// A source file of this crate.
+#[derive(Clone, Copy, Debug)]
+pub struct SourceFile {
+    /// `comp` or `include`.
+    pub folder: &'static str,
+    /// Name, e.g. `matvec.glsl`.
+    pub name: &'static str,
+    /// What it holds.
+    pub text: &'static str,
+}
+
+/// The sources of all kernels.
+pub fn sources() -> &'static [SourceFile] {
+    &SOURCES
 }
 
 /// Bytes that may be read as words.

@@ -112,6 +112,10 @@ pub enum Kernel {
     MoeSum,
     /// Rows scaled by a gate.
     ScaleBySigmoid,
+    /// Reads memory: a measure of the device.
+    Read,
+    /// Multiplies and adds: a measure of the device.
+    Fma,
 }
 
 impl Kernel {
@@ -119,7 +123,7 @@ impl Kernel {
     const BY_WEIGHT: [fn(WeightType) -> Kernel; 5] =
         [Kernel::Embed, Kernel::Matvec, Kernel::Matmul, Kernel::GatedMatvec, Kernel::GatedMatmul];
     /// The others.
-    const PLAIN: [Kernel; 11] = [
+    const PLAIN: [Kernel; 13] = [
         Kernel::RmsNorm,
         Kernel::Rope,
         Kernel::KvStore,
@@ -131,6 +135,8 @@ impl Kernel {
         Kernel::ScaleBySigmoid,
         Kernel::PlaceHeads,
         Kernel::AttentionMerge,
+        Kernel::Read,
+        Kernel::Fma,
     ];
 
     /// Every kernel and variant.
@@ -159,6 +165,8 @@ impl Kernel {
             Kernel::ScaleBySigmoid => plain(8),
             Kernel::PlaceHeads => plain(9),
             Kernel::AttentionMerge => plain(10),
+            Kernel::Read => plain(11),
+            Kernel::Fma => plain(12),
         }
     }
 
@@ -181,6 +189,8 @@ impl Kernel {
             Kernel::MoeRoute => "f32_moe_route.comp",
             Kernel::MoeSum => "f32_moe_sum.comp",
             Kernel::ScaleBySigmoid => "f32_scale_by_sigmoid.comp",
+            Kernel::Read => "u32_read.comp",
+            Kernel::Fma => "f32_fma.comp",
         }
     }
 
@@ -194,6 +204,11 @@ impl Kernel {
             | Kernel::GatedMatmul(w) => Some(w),
             _ => None,
         }
+    }
+
+    /// The definition that makes the variant, e.g. `WEIGHT_Q4_K`.
+    pub fn definition(self) -> Option<String> {
+        self.weight_type().map(|w| format!("WEIGHT_{}", w.name()))
     }
 
     /// Name of the variant, e.g. `f32_q4_kw_matvec`.

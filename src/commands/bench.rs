@@ -12,13 +12,15 @@ use std::time::Instant;
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
 use engine::backend::BatchToken;
+use engine::backend::vulkan::DeviceOptions;
+use engine::roofline::{Pass, Roofline};
 use engine::{Engine, EngineOptions};
 use serde::Serialize;
 
 use crate::args::{DeviceArgs, at_least_one};
 use crate::bandwidth;
 use crate::failure::Failure;
-use crate::load;
+use crate::{load, measure};
 
 /// Arguments of `bench`.
 #[derive(Debug, clap::Args)]
@@ -40,8 +42,8 @@ pub struct Args {
           value_parser = at_least_one)]
     n_parallel: Vec<usize>,
     /// Most tokens in one pass
-    #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = at_least_one)]
-    batch_size: usize,
+    #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "512", value_parser = at_least_one)]
+    batch_size: Vec<usize>,
     /// CPU threads; 0 = all cores
     #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "0")]
     threads: Vec<usize>,
@@ -62,6 +64,8 @@ enum Format {
     Md,
     /// A JSON array of objects
     Json,
+    /// One line per test, with a header
+    Csv,
 }
 
 /// One test of one model. Field names are llama-bench's where it has the field.
@@ -87,15 +91,50 @@ struct Record {
     stddev_ts: f64,
     samples_ns: Vec<u64>,
     samples_ts: Vec<f64>,
-    /// Weights and cache that one step of generation reads, times steps per second; absent for prompts, and for a
-    /// mixture of experts with several sequences, whose choice of experts decides what is read.
+    /// Weights and cache that one step of generation reads, times steps per second; absent for prompts. Of experts those
+    /// count that the sequences are expected to choose.
     gb_per_s: Option<f64>,
-    /// Read bandwidth of the memory, measured with the same threads after the tests.
+    /// Read bandwidth of the memory, measured after the tests: of the Vulkan device, or of the CPU with the same threads.
     bandwidth_gb_per_s: f64,
     /// `gb_per_s / bandwidth_gb_per_s`.
     bandwidth_share: Option<f64>,
     /// Most resident memory of the process so far (mapped weights included), where the system tells.
     peak_rss_bytes: Option<u64>,
+    /// Time from the program's request for the model to its being ready.
+    load_ms: f64,
+    /// Of a prompt: until the logits of its last token are there.
+    first_token_ms: Option<f64>,
+    /// On Vulkan: kernels that a step of generation starts, submits that it is cut into.
+    dispatches_per_step: Option<f64>,
+    submits_per_step: Option<f64>,
+    /// On Vulkan: time on the device per token, where it tells.
+    device_us_per_token: Option<f64>,
+    /// Processor time per token: on Vulkan of the thread that records and submits, on the CPU of all threads.
+    cpu_us_per_token: Option<f64>,
+}
+
+/// What the passes of a test were made of, in all.
+#[derive(Clone, Copy, Debug, Default)]
+struct Passes {
+    n: u64,
+    dispatches: u64,
+    submits: u64,
+    /// `None` once a pass had no time.
+    device_ns: Option<u64>,
+    cpu_ns: Option<u64>,
+}
+
+impl Passes {
+    /// Counts the pass that the engine has just run.
+    fn count(&mut self, engine: &mut Engine) {
+        let Some(vulkan) = engine.vulkan() else { return };
+        let pass = vulkan.gpu().last_pass();
+        self.device_ns =
+            if self.n == 0 { pass.device_ns } else { self.device_ns.zip(pass.device_ns).map(|(a, b)| a + b) };
+        self.n += 1;
+        self.dispatches += u64::from(pass.n_dispatches);
+        self.submits += u64::from(pass.n_submits);
+    }
 }
 
 /// What is measured: `n_prompt` tokens in batches, or `n_gen` tokens one by one in each of `n_parallel` sequences, after
@@ -118,12 +157,14 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
     args.model.iter().try_for_each(|path| load::open(path).map(|_| ()))?;
     let mut records = Vec::new();
     for path in &args.model {
-        for &threads in &args.threads {
+        for (&threads, &n_batch) in args.threads.iter().flat_map(|t| args.batch_size.iter().map(move |b| (t, b))) {
             let first = records.len();
-            measure_model(args, path, threads, &tests, quiet, &mut records)?;
+            let is_vulkan = measure_model(args, path, (threads, n_batch), &tests, quiet, &mut records)?;
             // After the tests, so that its buffer is not part of their peak memory.
-            let n_threads = records[first].n_threads;
-            let bandwidth = bandwidth::read_gb_per_s(n_threads);
+            let bandwidth = match is_vulkan {
+                true => device_bandwidth(args)?,
+                false => bandwidth::read_gb_per_s(records[first].n_threads),
+            };
             for record in &mut records[first..] {
                 record.bandwidth_gb_per_s = bandwidth;
                 record.bandwidth_share = record.gb_per_s.map(|rate| rate / bandwidth);
@@ -135,9 +176,36 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
             serde_json::to_writer_pretty(&mut *out, &records)?;
             writeln!(out)?;
         }
+        Format::Csv => write_csv(&records, out)?,
         Format::Md => writeln!(out, "{}", table(&records))?,
     }
     Ok(())
+}
+
+/// Read bandwidth of the Vulkan device.
+fn device_bandwidth(args: &Args) -> Result<f64, Failure> {
+    let options = DeviceOptions { selector: args.device.device.as_deref(), ..DeviceOptions::default() };
+    Ok(measure::device(options, true)?.1.map_or(0.0, |peaks| peaks.gb_per_s()))
+}
+
+/// Every field of the records but the lists of samples.
+fn write_csv(records: &[Record], out: &mut impl Write) -> Result<(), Failure> {
+    let mut writer = csv::Writer::from_writer(out);
+    let failed = |e: csv::Error| Failure::from(std::io::Error::other(e));
+    for (i, record) in records.iter().enumerate() {
+        let value = serde_json::to_value(record)?;
+        let fields: Vec<_> = value.as_object().into_iter().flatten().filter(|(_, v)| !v.is_array()).collect();
+        if i == 0 {
+            writer.write_record(fields.iter().map(|(name, _)| name.as_str())).map_err(failed)?;
+        }
+        let text = |v: &serde_json::Value| match v {
+            serde_json::Value::Null => String::new(),
+            serde_json::Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        writer.write_record(fields.iter().map(|(_, v)| text(v))).map_err(failed)?;
+    }
+    Ok(writer.flush()?)
 }
 
 /// Prompt tests before generation tests, at each depth.
@@ -156,11 +224,11 @@ fn tests(args: &Args) -> Vec<Test> {
 fn measure_model(
     args: &Args,
     path: &Path,
-    threads: usize,
+    (threads, n_batch): (usize, usize),
     tests: &[Test],
     quiet: bool,
     records: &mut Vec<Record>,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     let longest = tests.iter().map(|t| t.n_depth + t.n_prompt + t.n_gen).max().unwrap_or(0);
     let options = EngineOptions {
         backend: args.device.backend.into(),
@@ -168,15 +236,20 @@ fn measure_model(
         n_ctx: longest,
         n_seq: tests.iter().map(|t| t.n_parallel).max().unwrap_or(1),
         // A step of generation is one pass.
-        n_batch: tests.iter().map(|t| t.n_parallel).fold(args.batch_size, usize::max),
+        n_batch: tests.iter().map(|t| t.n_parallel).fold(n_batch, usize::max),
         n_outputs: 0,
         n_threads: threads,
         exact: args.device.exact,
         validation: args.device.validation,
+        shaders: args.device.shaders.clone(),
     };
+    let start = Instant::now();
     let mut engine = load::load_with(path, &options, quiet)?;
+    let load_ms = start.elapsed().as_secs_f64() * 1e3;
     let failed = |e: engine::Error| Failure::engine(path, &e);
+    let roofline = Roofline::new(engine.gguf().header()).map_err(failed)?;
     for &test in tests {
+        let mut passes = Passes::default();
         let mut tokens = RandomTokens::new(engine.config().n_vocab);
         let mut samples_ns = Vec::with_capacity(args.repetitions);
         for repetition in 0..=args.repetitions {
@@ -186,27 +259,60 @@ fn measure_model(
                     pass_in_batches(&mut engine, &mut tokens, seq, 0, test.n_depth).map_err(failed)?;
                 }
             }
+            let cpu_start = cpu_ns(engine.is_vulkan());
             let start = Instant::now();
             if test.n_prompt > 0 {
                 pass_in_batches(&mut engine, &mut tokens, 0, test.n_depth, test.n_prompt).map_err(failed)?;
+                if repetition > 0 {
+                    passes.count(&mut engine);
+                }
             } else {
                 // The first repetition warms up: a few tokens touch every weight.
                 let n = if repetition == 0 { test.n_gen.min(4) } else { test.n_gen };
                 for i in 0..n {
                     generate(&mut engine, &mut tokens, test.n_parallel, test.n_depth + i).map_err(failed)?;
+                    if repetition > 0 {
+                        passes.count(&mut engine);
+                    }
                 }
             }
             if repetition > 0 {
                 samples_ns.push(start.elapsed().as_nanos() as u64);
+                let cpu = cpu_start.zip(cpu_ns(engine.is_vulkan())).map(|(start, end)| end - start);
+                passes.cpu_ns = if repetition == 1 { cpu } else { passes.cpu_ns.zip(cpu).map(|(a, b)| a + b) };
             }
         }
-        let record = record(&engine, path, threads, test, samples_ns);
+        let step_bytes = step_bytes(&roofline, test).map_err(failed)?;
+        let mut record = record(&engine, path, threads, test, samples_ns, step_bytes);
+        record.load_ms = load_ms;
+        record.add(&passes, engine.is_vulkan());
         if !quiet {
             eprintln!("{}: {:.2} ± {:.2} tok/s", test.name(), record.avg_ts, record.stddev_ts);
         }
         records.push(record);
     }
-    Ok(())
+    Ok(engine.is_vulkan())
+}
+
+/// Weights and cache that a step of generation reads: keys and values of all earlier positions, on average over the
+/// test, with the weights, those of each sequence.
+fn step_bytes(roofline: &Roofline, test: Test) -> Result<f64, engine::Error> {
+    let pass = Pass { n_seq: test.n_parallel, n_tokens: 1, depth: test.n_depth + test.n_gen / 2 };
+    let total = roofline.account(pass)?.total();
+    Ok(total.weight_bytes + total.kv_bytes)
+}
+
+impl Record {
+    fn add(&mut self, passes: &Passes, is_vulkan: bool) {
+        let n_tokens = ((self.n_prompt + self.n_gen * self.n_parallel) * self.samples_ns.len()) as f64;
+        self.cpu_us_per_token = passes.cpu_ns.map(|ns| ns as f64 / n_tokens / 1e3);
+        self.first_token_ms = (self.n_prompt > 0).then_some(self.avg_ns as f64 / 1e6);
+        if is_vulkan && self.n_gen > 0 {
+            self.dispatches_per_step = Some(passes.dispatches as f64 / passes.n as f64);
+            self.submits_per_step = Some(passes.submits as f64 / passes.n as f64);
+            self.device_us_per_token = passes.device_ns.map(|ns| ns as f64 / n_tokens / 1e3);
+        }
+    }
 }
 
 /// One step of generation: a token at position `pos` in each of `n_parallel` sequences, with logits for all.
@@ -242,17 +348,12 @@ fn pass_in_batches(
     Ok(())
 }
 
-fn record(engine: &Engine, path: &Path, threads: usize, test: Test, samples_ns: Vec<u64>) -> Record {
+fn record(engine: &Engine, path: &Path, threads: usize, test: Test, samples_ns: Vec<u64>, step_bytes: f64) -> Record {
     let n_tokens = (test.n_prompt + test.n_gen * test.n_parallel) as f64;
     let samples_ts: Vec<f64> = samples_ns.iter().map(|ns| n_tokens * 1e9 / *ns as f64).collect();
     let (avg_ts, stddev_ts) = mean_and_deviation(&samples_ts);
     let (avg_ns, stddev_ns) = mean_and_deviation(&samples_ns.iter().map(|ns| *ns as f64).collect::<Vec<_>>());
     let config = engine.config();
-    // Keys and values of all earlier positions, on average over the test, are read with the weights, those of each
-    // sequence.
-    let mean_depth = test.n_depth + test.n_gen / 2;
-    let kv_bytes = 2 * config.kv_elements(mean_depth) as u64;
-    let step_bytes = engine.weight_bytes() + kv_bytes * test.n_parallel as u64;
     let file = engine.gguf();
     Record {
         build_number: env!("CARGO_PKG_VERSION"),
@@ -274,11 +375,16 @@ fn record(engine: &Engine, path: &Path, threads: usize, test: Test, samples_ns: 
         stddev_ts,
         samples_ns,
         samples_ts,
-        gb_per_s: (test.n_gen > 0 && (test.n_parallel == 1 || config.moe.is_none()))
-            .then(|| step_bytes as f64 * avg_ts / test.n_parallel as f64 / 1e9),
+        gb_per_s: (test.n_gen > 0).then(|| step_bytes * avg_ts / test.n_parallel as f64 / 1e9),
         bandwidth_gb_per_s: 0.0,
         bandwidth_share: None,
         peak_rss_bytes: peak_rss_bytes(),
+        load_ms: 0.0,
+        first_token_ms: None,
+        dispatches_per_step: None,
+        submits_per_step: None,
+        device_us_per_token: None,
+        cpu_us_per_token: None,
     }
 }
 
@@ -294,7 +400,22 @@ impl Test {
 fn table(records: &[Record]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::ASCII_MARKDOWN);
-    table.set_header(["model", "size", "params", "backend", "threads", "test", "t/s", "GB/s", "of memory", "peak MB"]);
+    table.set_header([
+        "model",
+        "size",
+        "params",
+        "backend",
+        "threads",
+        "test",
+        "t/s",
+        "GB/s",
+        "of memory",
+        "peak MB",
+        "first ms",
+        "launches",
+        "GPU µs",
+        "CPU µs",
+    ]);
     for r in records {
         let (n_prompt, n_gen, n_depth, n_parallel) = (r.n_prompt, r.n_gen, r.n_depth, r.n_parallel);
         let test = Test { n_prompt, n_gen, n_depth, n_parallel };
@@ -310,9 +431,18 @@ fn table(records: &[Record]) -> Table {
             r.bandwidth_share
                 .map_or_else(String::new, |x| format!("{:.0} % of {:.1}", 100.0 * x, r.bandwidth_gb_per_s)),
             r.peak_rss_bytes.map_or_else(String::new, |x| (x / 1_000_000).to_string()),
+            number(r.first_token_ms),
+            number(r.dispatches_per_step),
+            number(r.device_us_per_token),
+            number(r.cpu_us_per_token),
         ]);
     }
     table
+}
+
+/// Nothing where there is no value.
+fn number(value: Option<f64>) -> String {
+    value.map_or_else(String::new, |x| format!("{x:.0}"))
 }
 
 /// The type that holds most of the weights.
@@ -355,6 +485,19 @@ fn peak_rss_bytes() -> Option<u64> {
     Some(kib * 1024)
 }
 
+/// Processor time so far: of this thread alone, or of the whole process; `None` where the system doesn't tell.
+fn cpu_ns(of_thread: bool) -> Option<u64> {
+    if of_thread {
+        let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+        return text.split_ascii_whitespace().next()?.parse().ok();
+    }
+    // User and system time are fields 14 and 15, in ticks of 10 ms; the name before may hold anything but ends with `)`.
+    let text = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    Some((ticks()? + ticks()?) * 10_000_000)
+}
+
 /// A reproducible stream of token ids (a linear congruential generator; their meaning doesn't matter).
 struct RandomTokens {
     state: u64,
@@ -391,9 +534,10 @@ mod tests {
     }
 
     #[test]
-    fn peak_memory_is_read_where_the_system_tells() {
+    fn memory_and_time_are_read_where_the_system_tells() {
         if cfg!(target_os = "linux") {
             assert!(peak_rss_bytes().is_some_and(|n| n > 100_000));
+            assert!(cpu_ns(true).is_some() && cpu_ns(false).is_some());
         }
     }
 }

@@ -9,9 +9,11 @@ pub mod logits;
 pub mod perplexity;
 pub mod python;
 pub mod replay;
+pub mod roofline;
 pub mod run;
 pub mod synth;
 pub mod tokenize;
+pub mod tune;
 
 use std::io::Read;
 use std::path::Path;

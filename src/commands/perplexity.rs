@@ -65,6 +65,7 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
         n_threads: args.threads,
         exact: args.device.exact,
         validation: args.device.validation,
+        shaders: args.device.shaders.clone(),
     };
     let mut engine = load::load_with(&args.model, &options, quiet)?;
     let failed = |e: engine::Error| Failure::engine(&args.model, &e);

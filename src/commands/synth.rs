@@ -64,18 +64,46 @@ pub struct LikeArgs {
     /// Size of the vocabulary instead of the model's own
     #[arg(long, value_name = "N", requires = "like")]
     vocab_size: Option<usize>,
-    /// Divide widths and head counts by N
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one, requires = "like")]
-    shrink: usize,
+    /// Divide widths and head counts by N; 1 = as published
+    #[arg(long, value_name = "N", value_parser = at_least_one, requires = "like")]
+    shrink: Option<usize>,
     /// Take the vocabulary and chat template of this file; without it, a stand-in vocabulary
     #[arg(long, value_name = "FILE.gguf", requires = "like")]
     vocab_from: Option<PathBuf>,
 }
 
 impl LikeArgs {
+    /// A published model as it is.
+    pub fn named(name: &str) -> LikeArgs {
+        LikeArgs {
+            like: Some(name.to_owned()),
+            file_type: None,
+            layers: None,
+            experts: None,
+            vocab_size: None,
+            shrink: None,
+            vocab_from: None,
+        }
+    }
+
     /// Whether a model is named.
     pub fn is_given(&self) -> bool {
         self.like.is_some()
+    }
+
+    /// The same model in a size for measuring its kernels: two layers, which have all kinds of layers and types, unless
+    /// another number was asked for; for a software device (`is_small`) narrow and with few experts and tokens.
+    pub fn to_measure(&self, is_small: bool) -> LikeArgs {
+        let small = |chosen: Option<usize>, value: usize| if is_small { chosen.or(Some(value)) } else { chosen };
+        let target = self.like.as_deref().and_then(Target::find);
+        let n_expert = target.and_then(|t| t.moe).map(|moe| moe.n_expert.min(16));
+        LikeArgs {
+            layers: self.layers.or(Some(2)),
+            shrink: small(self.shrink, 4),
+            experts: n_expert.map_or(self.experts, |n| small(self.experts, n)),
+            vocab_size: small(self.vocab_size, 4096),
+            ..self.clone()
+        }
     }
 
     /// The plan of the model.
@@ -96,7 +124,7 @@ impl LikeArgs {
             n_layer: self.layers,
             n_expert: self.experts,
             n_vocab: self.vocab_size,
-            shrink: self.shrink,
+            shrink: self.shrink.unwrap_or(1),
             seed,
             ..SynthOptions::new(target)
         };
@@ -182,7 +210,8 @@ fn stop_on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
     Ok(stop)
 }
 
-fn failure(error: &SynthError) -> Failure {
+/// A model that can't be planned or written.
+pub fn failure(error: &SynthError) -> Failure {
     let next = match error {
         SynthError::Stopped => return Failure::Interrupted,
         SynthError::Option { .. } => "`aimo-engine synth --help` lists the sizes that can be changed",

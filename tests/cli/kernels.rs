@@ -40,6 +40,37 @@ fn kernels_are_compiled_for_a_chip_that_is_not_here_and_compared() {
 }
 
 #[test]
+fn exported_shaders_are_edited_and_used() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let dir = folder.path().to_str().expect("a UTF-8 path");
+    let written = aimo(["kernels", "--export", dir]).ok();
+    assert!(written.contains("files written"), "{written}");
+    assert!(aimo(["kernels", "--export", dir]).ok().contains("are kept"), "an edit is not overwritten");
+    let path = folder.path().join("include/activation.glsl");
+    let text = std::fs::read_to_string(&path).expect("exported");
+    std::fs::write(&path, text.replace("exp(-", "exp(-0.5 * ")).expect("written");
+    let Some(before) = for_gfx1151(&["--filter", "f32_swiglu", "--json"]) else { return };
+    let old = folder.path().join("old.json");
+    std::fs::write(&old, before.ok()).expect("written");
+    let args = ["--filter", "f32_swiglu", "--shaders", dir, "--diff", old.to_str().expect("a UTF-8 path")];
+    let changes = for_gfx1151(&args).expect("it was there before").ok();
+    assert!(changes.contains("f32_swiglu") && changes.contains(" → "), "{changes}");
+    // The compiler's message, with file and line.
+    std::fs::write(&path, text + "float broken = ;\n").expect("written");
+    let done = for_gfx1151(&["--filter", "f32_swiglu", "--shaders", dir]).expect("it was there before");
+    done.fails_naming(&["f32_swiglu does not compile", "activation.glsl:", "syntax error"]);
+}
+
+#[test]
+fn folders_without_shaders_are_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let dir = folder.path().to_str().expect("a UTF-8 path");
+    aimo(["kernels", "--shaders", dir]).fails_naming(&["no shaders", "--export"]);
+    std::fs::write(folder.path().join("f32_ropes.comp"), "").expect("written");
+    aimo(["kernels", "--shaders", dir]).fails_naming(&["f32_ropes.comp", "f32_rope.comp"]);
+}
+
+#[test]
 fn wrong_names_and_files_are_named() {
     let Some(done) = for_gfx1151(&["--filter", "no such kernel"]) else { return };
     done.fails_naming(&["no such kernel", "--filter"]);

@@ -10,6 +10,7 @@ mod perplexity;
 mod protocols;
 mod python;
 mod real_model;
+mod research;
 mod resume;
 mod run;
 mod synth;

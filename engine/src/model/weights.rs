@@ -14,6 +14,13 @@ pub struct Slot<'f> {
     cols: usize,
 }
 
+impl Slot<'_> {
+    /// Type, rows, and elements per row.
+    pub(crate) fn shape(&self) -> (GgmlType, usize, usize) {
+        (self.info.ty, self.rows, self.cols)
+    }
+}
+
 /// The weights of a file as slots: found and checked, not yet uploaded.
 pub type Plan<'f> = Weights<Slot<'f>>;
 
@@ -215,7 +222,7 @@ impl<'f> Plan<'f> {
 
 impl<W> Weights<W> {
     /// The same structure with every weight turned into something else, in file order of a forward pass.
-    pub(super) fn map<V, E>(&self, f: &mut dyn FnMut(&W) -> Result<V, E>) -> Result<Weights<V>, E> {
+    pub(crate) fn map<V, E>(&self, f: &mut dyn FnMut(&W) -> Result<V, E>) -> Result<Weights<V>, E> {
         let token_embd = f(&self.token_embd)?;
         let layers = self.layers.iter().map(|l| l.map(f)).collect::<Result<_, _>>()?;
         let output_norm = f(&self.output_norm)?;

@@ -29,6 +29,7 @@ use crate::error::Error;
 use crate::gguf::GgmlType;
 use crate::kv::{KvLayout, KvPages, PageCopy};
 use crate::model::{Activation, Config, ExpertWeights, RopeLayout, RopeTable};
+use crate::trace::Taps;
 use activation::QuantizedRows;
 use attention::Heads;
 use kv::KvCache;
@@ -374,6 +375,23 @@ impl Backend for Cpu {
 
     fn kv_copy_pages(&mut self, copies: &[PageCopy]) -> Result<(), Error> {
         self.kv.copy_pages(copies);
+        Ok(())
+    }
+}
+
+impl Taps for Cpu {
+    fn kernels(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn read_act(&mut self, act: Act) -> Result<Vec<f32>, Error> {
+        Ok(self.get(act).to_vec())
+    }
+
+    fn write_act(&mut self, act: Act, values: &[f32]) -> Result<(), Error> {
+        let mut buffer = self.take(act);
+        buffer.copy_from_slice(values);
+        self.give(act, buffer);
         Ok(())
     }
 }

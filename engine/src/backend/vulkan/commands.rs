@@ -11,9 +11,17 @@ use super::device::Device;
 use super::error::{VulkanError, check};
 use super::memory::Region;
 use super::pipelines::Pipeline;
+use super::profile::{Clock, PassStats};
 
 /// Longest wait for one submit. Software devices need minutes for a long prompt; a hung GPU is reset long before.
 const WAIT_SECONDS: u64 = 600;
+
+/// What one submit should take on the device: systems reset a GPU whose submit takes seconds, and a desktop waits for it.
+const SUBMIT_NS: f64 = 200e6;
+/// Passes shorter than this say little of how fast the device is: launches and waits are most of them.
+const MIN_PACE_NS: u64 = 20_000_000;
+/// The budget is at most this many times more or less than the table's.
+const MAX_PACE: f64 = 64.0;
 
 /// Records and runs passes.
 pub(super) struct Commands {
@@ -30,7 +38,13 @@ pub(super) struct Commands {
     /// Set when the device stopped answering: nothing can be recorded any more.
     lost: bool,
     budget: Cost,
+    /// Share of the budget after which a pass is cut: learned from the time of earlier passes.
+    pace: f64,
     recorded: Cost,
+    pub clock: Option<Clock>,
+    stats: PassStats,
+    /// What was started in this pass.
+    pipelines: Vec<vk::Pipeline>,
 }
 
 /// What an op must move and compute at least: the basis of submit budgets and of rooflines.
@@ -45,7 +59,7 @@ pub struct Cost {
 }
 
 impl Cost {
-    fn add(&mut self, other: Cost) {
+    pub(super) fn add(&mut self, other: Cost) {
         self.read_bytes += other.read_bytes;
         self.written_bytes += other.written_bytes;
         self.flops += other.flops;
@@ -76,8 +90,13 @@ impl Commands {
             in_flight: false,
             lost: false,
             budget,
+            pace: 1.0,
             recorded: Cost::default(),
+            clock: None,
+            stats: PassStats::default(),
+            pipelines: Vec::new(),
         };
+        commands.clock = Clock::new(commands.device.clone())?;
         let raw = &commands.device.raw;
         // SAFETY: the device is alive.
         commands.fence = check("vkCreateFence", unsafe { raw.create_fence(&vk::FenceCreateInfo::default(), None) })?;
@@ -86,7 +105,7 @@ impl Commands {
 
     /// Work after which a pass goes on in another submit.
     pub fn set_budget(&mut self, budget: Cost) {
-        self.budget = budget;
+        (self.budget, self.pace) = (budget, 1.0);
     }
 
     /// Starts recording; what was recorded and not submitted is forgotten.
@@ -108,6 +127,12 @@ impl Commands {
         check("vkResetCommandPool", reset)?;
         self.begin_buffer()?;
         self.recording = true;
+        self.stats = PassStats::default();
+        self.pipelines.clear();
+        let buffer = self.buffer();
+        if let Some(clock) = &mut self.clock {
+            clock.begin(buffer);
+        }
         // What earlier passes wrote (the cache, weights copied through staging) becomes visible to this one.
         self.barrier();
         Ok(())
@@ -153,6 +178,10 @@ impl Commands {
     pub fn submit_and_wait(&mut self) -> Result<(), VulkanError> {
         assert!(self.recording, "a recorded pass is submitted");
         self.recording = false;
+        let buffer = self.buffer();
+        if let Some(clock) = &mut self.clock {
+            clock.end(buffer);
+        }
         // What kernels and copies wrote becomes visible to the processor.
         let to_host = vk::MemoryBarrier2::default()
             .src_stage_mask(vk::PipelineStageFlags2::COMPUTE_SHADER | vk::PipelineStageFlags2::TRANSFER)
@@ -179,7 +208,23 @@ impl Commands {
             check("vkResetFences", raw.reset_fences(&[self.fence]))?;
         }
         (self.lost, self.in_flight) = (false, false);
+        self.stats.n_submits += 1;
+        if let Some(clock) = &mut self.clock {
+            let ns = clock.read()?;
+            self.stats.device_ns = Some(ns);
+            self.pace = next_pace(self.pace, self.stats.cost.share_of(self.budget), ns);
+        }
         self.device.check_validation()
+    }
+
+    /// What was started in this pass so far, in order.
+    pub fn pipelines(&self) -> &[vk::Pipeline] {
+        &self.pipelines
+    }
+
+    /// What the last pass was made of.
+    pub fn last_pass(&self) -> PassStats {
+        self.stats
     }
 
     /// Ends the buffer that is recorded and submits it; `fence` may be null.
@@ -197,12 +242,13 @@ impl Commands {
     /// Goes on in another submit if this one has enough work. Barriers reach across submits to one queue, so the
     /// hazards stay as they are.
     fn cut(&mut self) -> Result<(), VulkanError> {
-        if self.recorded.share_of(self.budget) < 1.0 {
+        if self.recorded.share_of(self.budget) < self.pace {
             return Ok(());
         }
         self.recording = false;
         self.lost = true;
         self.submit(vk::Fence::null())?;
+        self.stats.n_submits += 1;
         self.in_flight = true;
         self.begin_buffer()?;
         self.lost = false;
@@ -234,10 +280,21 @@ impl Drop for Commands {
         // error, and there is nothing better to do than to go on.
         unsafe {
             let _ = self.device.raw.device_wait_idle();
+            self.clock = None;
             self.device.raw.destroy_fence(self.fence, None);
             self.device.raw.destroy_command_pool(self.pool, None);
         }
     }
+}
+
+/// The share of the budget that a submit gets after a pass of `share` has taken `ns`: half-way to what would have made
+/// it [`SUBMIT_NS`].
+fn next_pace(pace: f64, share: f64, ns: u64) -> f64 {
+    if ns < MIN_PACE_NS || share <= 0.0 {
+        return pace;
+    }
+    let wanted = SUBMIT_NS * share / ns as f64;
+    (0.5 * (pace + wanted)).clamp(1.0 / MAX_PACE, MAX_PACE)
 }
 
 /// One dispatch or copy, with the memory it touches.
@@ -275,7 +332,11 @@ impl Op<'_> {
         assert_eq!(bytes.len(), pipeline.push_bytes as usize, "size of the push constants");
         assert!(groups.iter().all(|&n| n > 0), "workgroups {groups:?}");
         self.guard();
-        let (raw, buffer) = (&self.commands.device.raw, self.commands.buffer());
+        let buffer = self.commands.buffer();
+        if let Some(clock) = &mut self.commands.clock {
+            clock.before(buffer);
+        }
+        let raw = &self.commands.device.raw;
         // SAFETY: the buffer is recording; pipeline and layout live in `Pipelines`, which the backend drops after its
         // commands; the addresses in `push` are of live regions large enough, which the kernel's `record` checked.
         unsafe {
@@ -283,6 +344,12 @@ impl Op<'_> {
             raw.cmd_push_constants(buffer, pipeline.layout, vk::ShaderStageFlags::COMPUTE, 0, bytes);
             raw.cmd_dispatch(buffer, groups[0], groups[1], groups[2]);
         }
+        if let Some(clock) = &mut self.commands.clock {
+            clock.after(buffer, pipeline.raw, cost);
+        }
+        self.commands.pipelines.push(pipeline.raw);
+        self.commands.stats.n_dispatches += 1;
+        self.commands.stats.cost.add(cost);
         self.commands.recorded.add(cost);
         self.commands.cut()
     }
@@ -311,8 +378,10 @@ impl Op<'_> {
 
     /// A barrier if this op depends on one since the last barrier.
     fn guard(&mut self) {
-        if self.commands.hazards.conflict(&self.reads, &self.writes) {
+        let is_timed = self.commands.clock.as_ref().is_some_and(Clock::is_profiling);
+        if is_timed || self.commands.hazards.conflict(&self.reads, &self.writes) {
             self.commands.barrier();
+            self.commands.stats.n_barriers += 1;
             self.commands.hazards = Hazards::default();
         }
         self.commands.hazards.reads.append(&mut self.reads);
@@ -389,6 +458,18 @@ mod tests {
         used.add(Cost { written_bytes: 25, ..Cost::default() });
         assert_eq!(used.share_of(budget), 1.0);
         assert!(Cost { flops: 1, ..Cost::default() }.share_of(Cost::default()) >= 1.0, "an empty budget");
+    }
+
+    #[test]
+    fn submits_come_to_take_their_time_whatever_the_table_says() {
+        // A device that takes 1 s for what the table thinks takes 200 ms, and one that takes 20 ms.
+        for (ns_per_share, expected) in [(1e9, 0.2), (2e7, 10.0)] {
+            let pace = (0..20).fold(1.0, |pace, _| next_pace(pace, 4.0, (4.0 * ns_per_share) as u64));
+            assert!((pace / expected - 1.0).abs() < 1e-3, "{pace}");
+        }
+        assert_eq!(next_pace(0.5, 4.0, 1_000), 0.5, "a short pass says nothing");
+        assert_eq!(next_pace(1.0, 0.0, 1_000_000_000), 1.0, "nor one without work");
+        assert_eq!((0..20).fold(1.0, |pace, _| next_pace(pace, 1e-9, 1_000_000_000)), 1.0 / MAX_PACE);
     }
 
     #[test]

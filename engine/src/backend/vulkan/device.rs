@@ -1,9 +1,11 @@
 //! A logical device with one compute queue. Refuses devices that lack a needed feature, naming it. Everything that is
 //! made on the device (memory, pipelines, commands) holds it, so it is destroyed last.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use ash::{khr, vk};
+use shaders::ShaderSet;
 
 use super::error::{VulkanError, check};
 use super::instance::{DeviceInfo, Instance, choose};
@@ -15,6 +17,8 @@ pub struct DeviceOptions<'a> {
     pub selector: Option<&'a str>,
     /// Turn the validation layer on; its messages become errors.
     pub validation: bool,
+    /// Folder of edited shaders, which stand for the built-in ones of the same names.
+    pub shaders: Option<&'a Path>,
     /// Upload through a staging buffer even where the processor could write the device's memory (for tests).
     pub staged_uploads: bool,
 }
@@ -24,6 +28,8 @@ pub(super) struct Device {
     pub raw: ash::Device,
     pub queue: vk::Queue,
     pub queue_family: u32,
+    /// Bits of its queue's timestamps; 0 without any.
+    pub timestamp_bits: u32,
     pub info: DeviceInfo,
     pub memory: vk::PhysicalDeviceMemoryProperties,
     pub limits: vk::PhysicalDeviceLimits,
@@ -32,12 +38,14 @@ pub(super) struct Device {
     pub vendor_id: u32,
     pub device_id: u32,
     pub executable_properties: Option<khr::pipeline_executable_properties::Device>,
+    pub shaders: ShaderSet,
     instance: Instance,
 }
 
 impl Device {
     /// `statistics`: the driver keeps statistics of compiled kernels (registers, spills), where it can.
     pub fn open(options: DeviceOptions<'_>, statistics: bool) -> Result<Arc<Device>, VulkanError> {
+        let shaders = options.shaders.map_or(Ok(ShaderSet::built_in()), ShaderSet::with_folder)?;
         let instance = Instance::new(options.validation)?;
         let (handles, infos): (Vec<_>, Vec<_>) = instance.devices()?.into_iter().unzip();
         let index = choose(&infos, options.selector)?;
@@ -99,6 +107,7 @@ impl Device {
             raw,
             queue,
             queue_family,
+            timestamp_bits: families[queue_family as usize].timestamp_valid_bits,
             info,
             memory,
             limits: basic.limits,
@@ -107,6 +116,7 @@ impl Device {
             vendor_id: basic.vendor_id,
             device_id: basic.device_id,
             executable_properties,
+            shaders,
             instance,
         }))
     }

@@ -79,6 +79,9 @@ pub enum VulkanError {
         /// What the value must be.
         rule: String,
     },
+    /// An edited shader can't be used.
+    #[error(transparent)]
+    Shader(#[from] shaders::ShaderError),
     /// The driver refused a kernel.
     #[error("the Vulkan driver can't compile the kernel {kernel}: {result}")]
     Pipeline {

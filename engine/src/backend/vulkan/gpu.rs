@@ -1,16 +1,31 @@
 //! An open device with everything that kernels need to run on it: memory, pipelines, the command buffer, tile sizes.
 //! The backend owns one; kernel tests and tools open their own.
 
-use super::commands::Commands;
+use super::commands::{Commands, Cost};
 use super::device::{Device, DeviceOptions};
 use super::error::VulkanError;
 use super::instance::DeviceInfo;
 use super::memory::{Memory, MemoryUse, Region};
 use super::pipelines::{Pipelines, Variant};
+use super::profile::{Clock, PassStats};
+use super::tune::{Stored, Value};
 use super::tuning::Tuning;
 use super::weights::{self, Weight};
 use crate::backend::TensorView;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
+
+/// A dispatch of a profiled pass.
+#[derive(Clone, Debug)]
+pub struct DispatchTime {
+    /// The kernel and its constants.
+    pub variant: Variant,
+    /// What it must move and compute at least.
+    pub cost: Cost,
+    /// Nanoseconds on the device.
+    pub ns: f64,
+}
 
 /// A device ready to run kernels. Fields are dropped in order: commands first, the device itself last.
 pub struct Gpu {
@@ -20,6 +35,7 @@ pub struct Gpu {
     pub(super) staging: Option<Region>,
     pub(super) staged_uploads: bool,
     pub(super) tuning: Tuning,
+    stored: Stored,
     device: Arc<Device>,
 }
 
@@ -27,7 +43,8 @@ impl Gpu {
     /// Opens a device.
     pub fn open(options: DeviceOptions<'_>) -> Result<Gpu, VulkanError> {
         let device = Device::open(options, false)?;
-        let tuning = Tuning::of(&device.info);
+        let stored = Stored::of(&device);
+        let tuning = stored.apply(Tuning::of(&device.info));
         Ok(Gpu {
             commands: Commands::new(device.clone(), tuning.submit_budget)?,
             pipelines: Pipelines::new(device.clone())?,
@@ -35,6 +52,7 @@ impl Gpu {
             staging: None,
             staged_uploads: options.staged_uploads,
             tuning,
+            stored,
             device,
         })
     }
@@ -47,6 +65,19 @@ impl Gpu {
     /// Sizes of workgroups and tiles in use.
     pub fn tuning(&self) -> &Tuning {
         &self.tuning
+    }
+
+    /// The user's file of sizes measured on this device.
+    pub fn stored_tuning(&self) -> &Stored {
+        &self.stored
+    }
+
+    /// Replaces the user's file of sizes of this device, and gives its path. The sizes in use stay.
+    ///
+    /// # Errors
+    /// There is no place for the file, or it can't be written.
+    pub fn store_tuning(&self, values: &BTreeMap<String, Value>) -> std::io::Result<PathBuf> {
+        Stored::write(&self.device, values)
     }
 
     /// Uses other sizes from here on.
@@ -88,6 +119,36 @@ impl Gpu {
     /// Compiles variants ahead of their first use, on all cores.
     pub fn prepare(&mut self, variants: &[Variant]) -> Result<(), VulkanError> {
         self.pipelines.prepare(variants)
+    }
+
+    /// What the last pass was made of.
+    pub fn last_pass(&self) -> PassStats {
+        self.commands.last_pass()
+    }
+
+    /// Names of the kernels in the recording so far, each once.
+    pub(super) fn recorded_kernels(&self) -> Vec<String> {
+        let mut names: Vec<String> = Vec::new();
+        for &pipeline in self.commands.pipelines() {
+            let name = self.pipelines.variant_of(pipeline).map(|v| v.kernel.name());
+            names.extend(name.filter(|n| !names.contains(n)));
+        }
+        names
+    }
+
+    /// From the next pass on, times every dispatch or stops to. False where the device has no timestamps.
+    pub fn set_profiling(&mut self, on: bool) -> bool {
+        self.commands.clock.as_mut().map(|clock| clock.set_profiling(on)).is_some()
+    }
+
+    /// The dispatches of the last pass, if it was profiled.
+    pub fn take_profile(&mut self) -> Vec<DispatchTime> {
+        let timed = self.commands.clock.as_mut().map(Clock::take_timed).unwrap_or_default();
+        let variant = |pipeline| self.pipelines.variant_of(pipeline).cloned();
+        timed
+            .iter()
+            .filter_map(|t| Some(DispatchTime { variant: variant(t.pipeline)?, cost: t.cost, ns: t.ns }))
+            .collect()
     }
 
     /// The largest number of workgroups in each direction.

@@ -13,10 +13,11 @@ use super::error::VulkanError;
 use super::instance::DeviceInfo;
 use super::kernels::linear::Method;
 use super::kernels::{
-    attention, embed, gated, gather, kv_store, linear, moe_sum, place_heads, rms_norm, rope, route, scale_by_sigmoid,
-    swiglu,
+    attention, embed, gated, gather, kv_store, linear, moe_sum, place_heads, probe, rms_norm, rope, route,
+    scale_by_sigmoid, swiglu,
 };
 use super::pipelines::{Compiled, Pipelines, Variant};
+use super::tune::Stored;
 use super::tuning::Tuning;
 use crate::model::{Activation, MoeConfig, RopeLayout};
 
@@ -31,13 +32,15 @@ const EXPERTS: [(usize, usize); 3] = [(32, 4), (128, 4), (128, 8)];
 pub struct Inspector {
     pipelines: Pipelines,
     info: DeviceInfo,
+    tuning: Tuning,
 }
 
 impl Inspector {
-    /// Opens the device with this index or part of a name; without a selector the best one.
-    pub fn open(selector: Option<&str>) -> Result<Inspector, VulkanError> {
-        let device = Device::open(DeviceOptions { selector, ..DeviceOptions::default() }, true)?;
-        Ok(Inspector { info: device.info.clone(), pipelines: Pipelines::new(device)? })
+    /// Opens a device.
+    pub fn open(options: DeviceOptions<'_>) -> Result<Inspector, VulkanError> {
+        let device = Device::open(options, true)?;
+        let tuning = Stored::of(&device).apply(Tuning::of(&device.info));
+        Ok(Inspector { info: device.info.clone(), tuning, pipelines: Pipelines::new(device)? })
     }
 
     /// What device this is.
@@ -47,7 +50,7 @@ impl Inspector {
 
     /// Every variant that the backend uses on this device.
     pub fn variants(&self) -> Vec<Variant> {
-        let t = &Tuning::of(&self.info);
+        let t = &self.tuning;
         let mut all: Vec<Variant> = WeightType::ALL.iter().flat_map(|&ty| linear::variants(t, ty, N_BATCH)).collect();
         all.extend(WeightType::ALL.iter().map(|&ty| embed::variant(t, ty)));
         let methods = Method::all(N_BATCH, |n| Method::of_experts(t, n, EXPERTS[0].0, EXPERTS[0].1));
@@ -76,6 +79,7 @@ impl Inspector {
         }
         all.extend([RopeLayout::Interleaved, RopeLayout::Neox].map(|layout| rope::variant(t, layout)));
         all.extend([rms_norm::variant(t), kv_store::variant(t), gather::variant(t)]);
+        all.extend(probe::variants());
         debug_assert!(Kernel::all().all(|k| all.iter().any(|v| v.kernel == k)), "every kernel is used");
         all
     }

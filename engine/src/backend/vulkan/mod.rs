@@ -14,17 +14,24 @@ mod instance;
 pub mod kernels;
 mod memory;
 mod pipelines;
+mod probe;
+mod profile;
+mod taps;
+pub mod tune;
 mod tuning;
 mod weights;
 
 pub use commands::Cost;
 pub use device::DeviceOptions;
 pub use error::VulkanError;
-pub use gpu::Gpu;
+pub use gpu::{DispatchTime, Gpu};
 pub use inspect::{CodeReport, Inspector, compile_only_environment};
 pub use instance::{DeviceInfo, DeviceKind, best_real_gpu, devices};
 pub use memory::{MemoryUse, Region};
 pub use pipelines::Variant;
+pub use probe::{Peaks, measure_peaks};
+pub use profile::PassStats;
+pub use shaders::write_sources as write_shader_sources;
 pub use tuning::{MatmulTile, Tuning};
 pub use weights::{Weight, weight_type};
 
@@ -46,6 +53,7 @@ use super::{Act, Backend, BatchToken, Limits, Linear, TensorView};
 use crate::error::Error;
 use crate::kv::{KvLayout, KvPages, PageCopy};
 use crate::model::{Activation, Config, ExpertWeights, MoeConfig, RopeTable};
+use tune::MAX_ATTENTION_GROUPS;
 
 /// Rows of activations are padded to a multiple of this, the unit of the plain weight types.
 const ROW_ALIGN: usize = 8;
@@ -59,6 +67,8 @@ pub struct Vulkan {
     expert_types: BTreeSet<usize>,
     gate_types: BTreeSet<usize>,
     model: Option<ModelState>,
+    /// Where activations are looked at in the middle of a pass.
+    tap: Option<Region>,
 }
 
 /// What `allocate` made.
@@ -126,12 +136,23 @@ impl Vulkan {
             expert_types: BTreeSet::new(),
             gate_types: BTreeSet::new(),
             model: None,
+            tap: None,
         })
     }
 
     /// What device this is.
     pub fn info(&self) -> &DeviceInfo {
         self.gpu.info()
+    }
+
+    /// The device, to be looked at and measured between passes.
+    pub fn gpu(&mut self) -> &mut Gpu {
+        &mut self.gpu
+    }
+
+    /// Uses other sizes from the next pass on, of a model that may be allocated already.
+    pub fn retune(&mut self, tuning: Tuning) {
+        self.gpu.set_tuning(tuning);
     }
 
     /// The device and the model's state, for one op.
@@ -335,7 +356,11 @@ impl Backend for Vulkan {
         }
         let partials = gpu.allocate(
             MemoryUse::Device,
-            attention::partial_bytes(&gpu.tuning, config.head_dim),
+            // For every number of splits that may be tried.
+            attention::partial_bytes(
+                &Tuning { attention_groups: gpu.tuning.attention_groups.max(MAX_ATTENTION_GROUPS), ..gpu.tuning },
+                config.head_dim,
+            ),
             "partial results of attention",
         )?;
         let experts = match &config.moe {

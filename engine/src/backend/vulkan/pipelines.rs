@@ -79,6 +79,11 @@ impl Pipelines {
         Ok(pipeline)
     }
 
+    /// The variant that a pipeline was made of.
+    pub fn variant_of(&self, pipeline: vk::Pipeline) -> Option<&Variant> {
+        self.made.iter().find(|(_, made)| made.raw == pipeline).map(|(variant, _)| variant)
+    }
+
     /// Makes all of `variants` at once, on all cores.
     pub fn prepare(&mut self, variants: &[Variant]) -> Result<(), VulkanError> {
         let missing: Vec<&Variant> = variants.iter().filter(|v| !self.made.contains_key(v)).collect();
@@ -132,7 +137,7 @@ impl Pipelines {
     }
 
     fn layout(&mut self, kernel: Kernel) -> Result<(vk::PipelineLayout, u32), VulkanError> {
-        let bytes = shaders::reflect::interface(shaders::spirv(kernel)).push_bytes().next_multiple_of(8);
+        let bytes = shaders::reflect::interface(self.device.shaders.spirv(kernel)?).push_bytes().next_multiple_of(8);
         if let Some(layout) = self.layouts.get(&bytes) {
             return Ok((*layout, bytes));
         }
@@ -154,8 +159,9 @@ impl Pipelines {
             vk::Result::ERROR_DEVICE_LOST => VulkanError::DeviceLost { during: "vkCreateComputePipelines" },
             result => VulkanError::Pipeline { kernel: variant.kernel.name(), result },
         };
-        let code = vk::ShaderModuleCreateInfo::default().code(shaders::spirv(variant.kernel));
-        // SAFETY: the code is a whole SPIR-V module, compiled and checked when this program was built.
+        let code = vk::ShaderModuleCreateInfo::default().code(self.device.shaders.spirv(variant.kernel)?);
+        // SAFETY: the code is a whole SPIR-V module, compiled and checked when this program was built, or just now
+        // from an edited source with the same push constants.
         let module = unsafe { raw.create_shader_module(&code, None) }.map_err(fail)?;
         let entries: Vec<_> = (0..variant.constants.len() as u32)
             .map(|i| vk::SpecializationMapEntry { constant_id: i, offset: 4 * i, size: 4 })
@@ -239,16 +245,23 @@ fn statistic(s: &vk::PipelineExecutableStatisticKHR<'_>) -> (String, f64) {
 }
 
 /// `aimo-engine` in the user's cache folder.
-fn cache_folder() -> Option<PathBuf> {
+pub(super) fn cache_folder() -> Option<PathBuf> {
     let absolute = |name: &str| env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
     let base = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")))?;
     Some(base.join("aimo-engine"))
 }
 
-fn cache_name(device: &Device) -> String {
+/// Names device and driver in files.
+pub(super) fn device_name(device: &Device) -> String {
     let uuid: String = device.cache_uuid.iter().map(|b| format!("{b:02x}")).collect();
     let (vendor, model, driver) = (device.vendor_id, device.device_id, device.info.driver_version);
-    format!("pipelines-{vendor:04x}-{model:04x}-{driver:08x}-{uuid}-{:016x}.bin", shaders::HASH)
+    format!("{vendor:04x}-{model:04x}-{driver:08x}-{uuid}")
+}
+
+fn cache_name(device: &Device) -> String {
+    // Edited shaders have a file of their own, so that those built in need not be compiled again after an experiment.
+    let (kind, hash) = device.shaders.edited_hash().map_or(("", shaders::HASH), |hash| ("edited-", hash));
+    format!("pipelines-{}-{kind}{hash:016x}.bin", device_name(device))
 }
 
 /// The driver's data in the cache file, if the file is whole and of this device.
@@ -286,7 +299,7 @@ fn remove_stale(path: &Path) {
     for other in others.map(|entry| entry.path()) {
         let other_name = name_of(&other);
         let hash = other_name.strip_prefix(device).and_then(|rest| rest.strip_prefix('-'));
-        if other_name != name && hash.is_some_and(|rest| rest.ends_with(".bin")) {
+        if other_name != name && hash.is_some_and(|rest| rest.ends_with(".bin") && !rest.contains('-')) {
             _ = fs::remove_file(other);
         }
     }
@@ -325,12 +338,14 @@ mod tests {
     #[test]
     fn files_of_other_shaders_are_removed_and_those_of_other_devices_kept() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let names =
-            ["pipelines-1-aa-02.bin", "pipelines-1-aa-01.bin", "pipelines-1-bb-01.bin", "pipelines-1-aa-01.tmp"];
-        names.iter().for_each(|n| fs::write(folder.path().join(n), b"").expect("written"));
-        remove_stale(&folder.path().join(names[0]));
-        let kept = |n: &str| folder.path().join(n).exists();
-        assert_eq!(names.map(kept), [true, false, true, true]);
+        let names = ["aa-02.bin", "aa-01.bin", "bb-01.bin", "aa-01.tmp", "aa-edited-03.bin", "aa-edited-04.bin"]
+            .map(|name| folder.path().join(format!("pipelines-1-{name}")));
+        names.iter().for_each(|path| fs::write(path, b"").expect("written"));
+        remove_stale(&names[0]);
+        assert_eq!(names.each_ref().map(|path| path.exists()), [true, false, true, true, true, true]);
+        // Edited shaders have files of their own, of which the last is kept.
+        remove_stale(&names[4]);
+        assert_eq!(names.each_ref().map(|path| path.exists()), [true, false, true, true, true, false]);
     }
 
     #[test]

@@ -134,7 +134,7 @@ pub fn record_with(gpu: &mut Gpu, gated: &Gated<'_>, method: Method) -> Result<(
         bias_stride: biases.map_or(0, |b| b[0].stride()),
         flags: if biases.is_some() { HAS_BIAS } else { 0 },
     };
-    let n_active = routing.map_or(1, Routing::max_active);
+    let n_active = routing.map_or(1, Routing::expected_active);
     let cost = Cost {
         read_bytes: 2 * (n_active * dst.width) as u64 * gate.row_bytes() + x.bytes(),
         written_bytes: dst.bytes(),

@@ -250,7 +250,7 @@ pub fn record_with(gpu: &mut Gpu, product: &Product<'_>, method: Method) -> Resu
             | if bias.is_some() { HAS_BIAS } else { 0 }
             | if *weighted { HAS_FACTORS } else { 0 },
     };
-    let n_active = routing.map_or(1, Routing::max_active);
+    let n_active = routing.map_or(1, Routing::expected_active);
     let cost = Cost {
         read_bytes: (n_active * dst.width) as u64 * weight.row_bytes() + x.bytes(),
         written_bytes: dst.bytes(),

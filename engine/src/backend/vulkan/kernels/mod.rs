@@ -11,6 +11,7 @@ pub mod kv_store;
 pub mod linear;
 pub mod moe_sum;
 pub mod place_heads;
+pub mod probe;
 pub mod rms_norm;
 pub mod rope;
 pub mod route;
@@ -130,6 +131,8 @@ mod tests {
                 Kernel::MoeRoute => route::Push::members(),
                 Kernel::MoeSum => moe_sum::Push::members(),
                 Kernel::ScaleBySigmoid => scale_by_sigmoid::Push::members(),
+                Kernel::Read => probe::read::Push::members(),
+                Kernel::Fma => probe::Push::members(),
             };
             // Rust rounds a struct with addresses up to 8 bytes; the shader has no such member.
             members.retain(|m| m.name != "padding");

@@ -7,6 +7,7 @@ use super::{Rows, push_constants};
 use crate::backend::vulkan::commands::{ReadAddress, WriteAddress};
 use crate::backend::vulkan::{Cost, Gpu, Region, Tuning, Variant, VulkanError};
 use crate::model::MoeConfig;
+use crate::roofline::expected_experts;
 
 /// Most experts of a layer: their counters share a workgroup's memory.
 pub const MAX_EXPERTS: usize = 1024;
@@ -55,6 +56,11 @@ impl Routing<'_> {
     /// Most experts that a batch can choose.
     pub fn max_active(&self) -> usize {
         self.n_pairs().min(self.n_expert)
+    }
+
+    /// Experts that a batch is expected to choose, if it chooses at random: what a cost counts.
+    pub fn expected_active(&self) -> usize {
+        expected_experts(self.n_expert, self.n_used, self.n_tokens).round() as usize
     }
 
     /// Most tiles that there can be: a full one for every `tile_width` pairs, and a rest for each expert.

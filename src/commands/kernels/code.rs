@@ -1,41 +1,20 @@
-//! `aimo-engine kernels`: the compute kernels and their variants, and what a driver makes of them: the chosen device's,
-//! or with `--isa` AMD's compiler for a chip that this machine need not have.
+//! What a driver makes of the kernels: a table of registers, waves, spills and sizes, the code itself, and what is
+//! different from an earlier listing.
 
-use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use engine::backend::vulkan::{CodeReport, Inspector, VulkanError, compile_only_environment};
 use serde::{Deserialize, Serialize};
 
+use super::{Args, failure};
 use crate::failure::Failure;
+use crate::terminal::CountProgress;
 
 /// Variants that are compiled before progress is shown again.
 const CHUNK: usize = 16;
-
-/// Arguments of `kernels`.
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    /// Compile for this chip with AMD's driver, such as gfx1151; it need not be here
-    #[arg(long, value_name = "CHIP", conflicts_with = "device")]
-    isa: Option<String>,
-    /// Vulkan device: its number in `aimo-engine devices`, or a part of its name
-    #[arg(long, value_name = "DEVICE")]
-    device: Option<String>,
-    /// Only kernels whose name holds this text
-    #[arg(long, value_name = "TEXT")]
-    filter: Option<String>,
-    /// Show the code that the driver made of the first kernel that is left
-    #[arg(long, requires = "filter", conflicts_with_all = ["json", "diff"])]
-    code: bool,
-    /// Show what is different from an earlier `--json`
-    #[arg(long, value_name = "OLD.json")]
-    diff: Option<PathBuf>,
-    /// One JSON object
-    #[arg(long)]
-    json: bool,
-}
 
 /// What is shown, and what `--diff` reads.
 #[derive(Serialize, Deserialize)]
@@ -63,7 +42,7 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
     }
     let old = args.diff.as_deref().map(read_listing).transpose()?;
     let failed = |e: VulkanError| failure(args, &e);
-    let mut inspector = Inspector::open(args.device.as_deref()).map_err(failed)?;
+    let mut inspector = Inspector::open(args.device_options()).map_err(failed)?;
     let mut variants = inspector.variants();
     variants.retain(|v| args.filter.as_ref().is_none_or(|text| v.kernel.name().contains(text)));
     if variants.is_empty() {
@@ -73,15 +52,12 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
     if args.code {
         variants.truncate(1);
     }
+    let mut progress = CountProgress::new("compiling kernels", variants.len(), quiet);
     for (i, chunk) in variants.chunks(CHUNK).enumerate() {
-        if !quiet && std::io::stderr().is_terminal() {
-            eprint!("\rcompiling {} of {} kernels", i * CHUNK + chunk.len(), variants.len());
-        }
+        progress.set(i * CHUNK, variants.len(), &chunk[0].kernel.name());
         inspector.prepare(chunk).map_err(failed)?;
     }
-    if !quiet && std::io::stderr().is_terminal() {
-        eprint!("\r\x1b[K");
-    }
+    progress.finish();
     if args.code {
         for (name, text) in inspector.texts(&variants[0]).map_err(failed)? {
             writeln!(out, "; {} {:?}: {name}\n{text}", variants[0].kernel.name(), variants[0].constants)?;
@@ -126,18 +102,6 @@ fn run_as_if_there(isa: &str, out: &mut impl Write) -> Result<(), Failure> {
             format!("AMD's driver stopped while it compiled for {isa}: {status}"),
             "check the chip's name, such as gfx1151",
         )),
-    }
-}
-
-fn failure(args: &Args, error: &VulkanError) -> Failure {
-    match &args.isa {
-        Some(isa) => Failure::new(
-            format!("RADV can't compile for {isa} here: {error}"),
-            "Mesa 25.0 compiles for chips that are not there; check the chip's name, such as gfx1151",
-        ),
-        None => {
-            Failure::new(error.to_string(), "`aimo-engine devices` lists what is there; `--isa gfx1151` needs none")
-        }
     }
 }
 

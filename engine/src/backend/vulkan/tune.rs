@@ -1,0 +1,402 @@
+//! The sizes of [`Tuning`] that can be measured on a device ([`KNOBS`]), and the user's file of what was chosen, one
+//! per device and driver. A file that is damaged, of another version, or holds values that are no candidates is not
+//! used, and says so; without a file the shipped table holds.
+//!
+//! A new size of a kernel is one more entry of [`KNOBS`]: what it is called, whose time decides, what to try.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::device::Device;
+use super::instance::DeviceInfo;
+use super::pipelines::{cache_folder, device_name};
+use super::tuning::{MatmulTile, Tuning};
+
+/// Version of the file's form and of the meaning of its values.
+const VERSION: u32 = 1;
+/// Largest file that is read.
+const MAX_BYTES: u64 = 1 << 16;
+/// Workgroups that attention is split into at most: its results' memory is made for as many.
+pub(super) const MAX_ATTENTION_GROUPS: usize = 640;
+
+/// A value of a knob: one number, or those of a tile or a list.
+pub type Value = Vec<u32>;
+
+/// A size that can be measured.
+pub struct Knob {
+    /// Its name in the file.
+    pub name: &'static str,
+    /// What it is.
+    pub what: &'static str,
+    /// Parts of names of the kernels whose time decides.
+    pub kernels: &'static [&'static str],
+    /// Passes of so many sequences with a token each that it is measured in.
+    pub columns: &'static [usize],
+    /// Lengths of prompts that it is measured in; software devices take an eighth.
+    pub prompts: &'static [usize],
+    candidates: fn(&DeviceInfo) -> Vec<Value>,
+    get: fn(&Tuning) -> Value,
+    set: fn(&mut Tuning, &[u32]),
+}
+
+impl Knob {
+    /// What can be chosen on a device.
+    pub fn candidates(&self, info: &DeviceInfo) -> Vec<Value> {
+        (self.candidates)(info)
+    }
+
+    /// Its value in `tuning`.
+    pub fn value(&self, tuning: &Tuning) -> Value {
+        (self.get)(tuning)
+    }
+
+    /// `tuning` with another value of it.
+    pub fn with(&self, tuning: &Tuning, value: &[u32]) -> Tuning {
+        let mut tuning = *tuning;
+        (self.set)(&mut tuning, value);
+        tuning
+    }
+
+    /// The knob of that name.
+    pub fn find(name: &str) -> Option<&'static Knob> {
+        KNOBS.iter().find(|k| k.name == name)
+    }
+}
+
+fn numbers(values: &[u32]) -> Vec<Value> {
+    values.iter().map(|v| vec![*v]).collect()
+}
+
+/// Numbers for a GPU, and for a software device, whose workgroups do better small.
+fn by_kind(info: &DeviceInfo, gpu: &[u32], cpu: &[u32]) -> Vec<Value> {
+    numbers(if info.is_cpu() { cpu } else { gpu })
+}
+
+/// Columns that the matrix–vector kernels can be compiled for.
+static COLUMNS: [&[u32]; 4] = [&[1, 2, 4, 8], &[1, 4], &[1, 4, 8], &[1, 2, 3, 4, 5, 6, 7, 8]];
+
+/// Tiles that fit the device: rows and tokens of a workgroup, then of an invocation.
+fn tiles(info: &DeviceInfo) -> Vec<Value> {
+    let all: [[u32; 4]; 8] = [
+        [64, 64, 8, 4],
+        [64, 64, 4, 4],
+        [64, 64, 8, 8],
+        [128, 64, 8, 8],
+        [64, 32, 4, 4],
+        [64, 32, 8, 4],
+        [32, 64, 4, 4],
+        [32, 32, 4, 2],
+    ];
+    let fits = |t: &MatmulTile| t.shared_bytes() <= info.shared_bytes && (32..=256).contains(&t.workgroup());
+    all.into_iter().filter(|t| fits(&tile(t))).map(|t| t.to_vec()).collect()
+}
+
+fn tile(v: &[u32]) -> MatmulTile {
+    MatmulTile { block_rows: v[0], block_tokens: v[1], thread_rows: v[2], thread_tokens: v[3] }
+}
+
+fn tile_value(t: MatmulTile) -> Value {
+    vec![t.block_rows, t.block_tokens, t.thread_rows, t.thread_tokens]
+}
+
+/// Every size that can be measured, in the order in which they are.
+pub static KNOBS: [Knob; 15] = [
+    Knob {
+        name: "matvec",
+        what: "invocations per workgroup of matrix–vector products",
+        kernels: &["matvec"],
+        columns: &[1, 4],
+        prompts: &[],
+        candidates: |info| {
+            let s = info.subgroup_size;
+            let mut all = if info.is_cpu() { vec![s, 2 * s, 4 * s] } else { vec![32, 64, 128, s] };
+            all.sort_unstable();
+            all.dedup();
+            numbers(&all)
+        },
+        get: |t| vec![t.matvec],
+        set: |t, v| t.matvec = v[0],
+    },
+    Knob {
+        name: "matvec_rows.narrow",
+        what: "rows per workgroup of products of one or two columns",
+        kernels: &["matvec"],
+        columns: &[1, 2],
+        prompts: &[],
+        candidates: |_| numbers(&[1, 2, 4, 8]),
+        get: |t| vec![t.matvec_rows[0]],
+        set: |t, v| t.matvec_rows[0] = v[0],
+    },
+    Knob {
+        name: "matvec_rows.wide",
+        what: "rows per workgroup of products of more columns",
+        kernels: &["matvec"],
+        columns: &[4, 8],
+        prompts: &[],
+        candidates: |_| numbers(&[1, 2, 4]),
+        get: |t| vec![t.matvec_rows[1]],
+        set: |t, v| t.matvec_rows[1] = v[0],
+    },
+    Knob {
+        name: "matvec_columns",
+        what: "numbers of columns that matrix–vector kernels are compiled for",
+        kernels: &["matvec"],
+        columns: &[2, 3, 5, 8],
+        prompts: &[],
+        candidates: |_| COLUMNS.iter().map(|c| c.to_vec()).collect(),
+        get: |t| t.matvec_columns.to_vec(),
+        set: |t, v| t.matvec_columns = COLUMNS.iter().find(|c| **c == v).copied().unwrap_or(t.matvec_columns),
+    },
+    Knob {
+        name: "matmul",
+        what: "tile of the products of many tokens",
+        kernels: &["matmul"],
+        columns: &[],
+        prompts: &[512],
+        candidates: tiles,
+        get: |t| tile_value(t.matmul),
+        set: |t, v| t.matmul = tile(v),
+    },
+    Knob {
+        name: "matmul_from",
+        what: "tokens from which on the tiled product is used",
+        kernels: &["mat"],
+        columns: &[12, 24, 48],
+        prompts: &[],
+        candidates: |_| numbers(&[9, 17, 33, 49, 65]),
+        get: |t| vec![t.matmul_from as u32],
+        set: |t, v| t.matmul_from = v[0] as usize,
+    },
+    Knob {
+        name: "experts",
+        what: "tile of the experts' products of many tokens",
+        kernels: &["matmul"],
+        columns: &[],
+        prompts: &[512],
+        candidates: tiles,
+        get: |t| tile_value(t.experts),
+        set: |t, v| t.experts = tile(v),
+    },
+    Knob {
+        name: "experts_matmul_from",
+        what: "mean tokens of an expert from which on the tiled product is used",
+        kernels: &["mat"],
+        columns: &[48],
+        prompts: &[256],
+        candidates: |_| numbers(&[2, 4, 8, 16, 32]),
+        get: |t| vec![t.experts_matmul_from as u32],
+        set: |t, v| t.experts_matmul_from = v[0] as usize,
+    },
+    Knob {
+        name: "attention",
+        what: "invocations per workgroup of attention",
+        kernels: &["attention"],
+        columns: &[1, 8],
+        prompts: &[512],
+        candidates: |info| by_kind(info, &[64, 128, 256], &[64, 128]),
+        get: |t| vec![t.attention],
+        set: |t, v| t.attention = v[0],
+    },
+    Knob {
+        name: "attention_groups",
+        what: "workgroups that attention over long contexts is split into",
+        kernels: &["attention"],
+        columns: &[1, 4],
+        prompts: &[],
+        candidates: |info| by_kind(info, &[80, 160, 320, MAX_ATTENTION_GROUPS as u32], &[2, 4, 8, 16]),
+        get: |t| vec![t.attention_groups as u32],
+        set: |t, v| t.attention_groups = v[0] as usize,
+    },
+    Knob {
+        name: "attention_split",
+        what: "positions that a part of a split attention has at least",
+        kernels: &["attention"],
+        columns: &[1, 4],
+        prompts: &[],
+        candidates: |_| numbers(&[64, 128, 256, 512]),
+        get: |t| vec![t.attention_split as u32],
+        set: |t, v| t.attention_split = v[0] as usize,
+    },
+    Knob {
+        name: "norm",
+        what: "invocations per workgroup of norms",
+        kernels: &["norm"],
+        columns: &[1, 8],
+        prompts: &[],
+        candidates: |info| by_kind(info, &[64, 128, 256], &[8, 32, 64]),
+        get: |t| vec![t.norm],
+        set: |t, v| t.norm = v[0],
+    },
+    Knob {
+        name: "place_heads",
+        what: "invocations per workgroup that norms, rotates and stores a head",
+        kernels: &["place_heads"],
+        columns: &[1, 8],
+        prompts: &[],
+        candidates: |_| numbers(&[32, 64, 128]),
+        get: |t| vec![t.place_heads],
+        set: |t, v| t.place_heads = v[0],
+    },
+    Knob {
+        name: "route",
+        what: "invocations of the workgroup that chooses experts",
+        kernels: &["moe_route"],
+        columns: &[1, 8],
+        prompts: &[256],
+        candidates: |info| by_kind(info, &[64, 128, 256], &[32, 64, 128]),
+        get: |t| vec![t.route],
+        set: |t, v| t.route = v[0],
+    },
+    Knob {
+        name: "elementwise",
+        what: "invocations per workgroup of element-wise kernels",
+        kernels: &["embed", "gather", "moe_sum", "swiglu", "scale_by_sigmoid"],
+        columns: &[1, 8],
+        prompts: &[256],
+        candidates: |info| by_kind(info, &[64, 128, 256], &[32, 64, 128]),
+        get: |t| vec![t.elementwise],
+        set: |t, v| t.elementwise = v[0],
+    },
+];
+
+/// The file of a device.
+#[derive(Debug, Serialize, Deserialize)]
+struct File {
+    version: u32,
+    device: String,
+    driver: String,
+    values: BTreeMap<String, Value>,
+}
+
+/// What the user's file says of a device.
+#[derive(Clone, Debug, Default)]
+pub struct Stored {
+    /// Where it is, or would be; `None` on systems without a home.
+    pub path: Option<PathBuf>,
+    /// Chosen values by knob.
+    pub values: BTreeMap<String, Value>,
+    /// Why the file, or a part of it, is not used.
+    pub problem: Option<String>,
+}
+
+impl Stored {
+    /// Reads the file of `device`.
+    pub(super) fn of(device: &Device) -> Stored {
+        let Some(path) = path(device) else { return Stored::default() };
+        let (values, problem) = match read(&path, &device.info) {
+            Ok(values) => (values, None),
+            Err(problem) => {
+                (BTreeMap::new(), problem.map(|p| format!("{}: {p}; the shipped sizes are used", path.display())))
+            }
+        };
+        Stored { path: Some(path), values, problem }
+    }
+
+    /// The tuning with the stored values in place of the shipped ones.
+    pub fn apply(&self, tuning: Tuning) -> Tuning {
+        let known = self.values.iter().filter_map(|(name, value)| Some((Knob::find(name)?, value)));
+        known.fold(tuning, |tuning, (knob, value)| knob.with(&tuning, value))
+    }
+
+    /// Replaces the file's values.
+    ///
+    /// # Errors
+    /// There is no place for the file, or it can't be written.
+    pub(super) fn write(device: &Device, values: &BTreeMap<String, Value>) -> std::io::Result<PathBuf> {
+        let path = path(device).ok_or_else(|| std::io::Error::other("there is no cache folder: set XDG_CACHE_HOME"))?;
+        let (name, driver) = (device.info.name.clone(), device.info.driver.clone());
+        let file = File { version: VERSION, device: name, driver, values: values.clone() };
+        let text = serde_json::to_string_pretty(&file).map_err(std::io::Error::other)?;
+        fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+        let draft = path.with_extension(format!("{}.tmp", std::process::id()));
+        let written = fs::write(&draft, text + "\n").and_then(|()| fs::rename(&draft, &path));
+        if written.is_err() {
+            _ = fs::remove_file(&draft);
+        }
+        written.map(|()| path)
+    }
+}
+
+fn path(device: &Device) -> Option<PathBuf> {
+    Some(cache_folder()?.join(format!("tuning-{}.json", device_name(device))))
+}
+
+/// The file's values; `Err(None)` where there is no file.
+fn read(path: &Path, info: &DeviceInfo) -> Result<BTreeMap<String, Value>, Option<String>> {
+    match fs::metadata(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(None),
+        Err(e) => return Err(Some(e.to_string())),
+        Ok(m) if m.len() > MAX_BYTES => return Err(Some(format!("{} bytes, at most {MAX_BYTES} are read", m.len()))),
+        Ok(_) => {}
+    }
+    let text = fs::read_to_string(path).map_err(|e| Some(e.to_string()))?;
+    parse(&text, info).map_err(Some)
+}
+
+fn parse(text: &str, info: &DeviceInfo) -> Result<BTreeMap<String, Value>, String> {
+    #[derive(Deserialize)]
+    struct Head {
+        version: u32,
+    }
+    let head: Head = serde_json::from_str(text).map_err(|e| format!("damaged: {e}"))?;
+    if head.version != VERSION {
+        return Err(format!("of version {}, this program reads {VERSION}", head.version));
+    }
+    let file: File = serde_json::from_str(text).map_err(|e| format!("damaged: {e}"))?;
+    for (name, value) in &file.values {
+        let Some(knob) = Knob::find(name) else { return Err(format!("no size is called {name:?}")) };
+        if !knob.candidates(info).contains(value) {
+            return Err(format!("{name} can't be {value:?} on this device"));
+        }
+    }
+    Ok(file.values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::vulkan::devices;
+
+    #[test]
+    fn every_candidate_can_be_set_and_read_back() {
+        let Ok(all) = devices() else { return };
+        for info in all.iter().filter(|d| d.is_usable()) {
+            let shipped = Tuning::of(info);
+            for knob in &KNOBS {
+                let candidates = knob.candidates(info);
+                assert!(candidates.len() > 1, "{}: {candidates:?}", knob.name);
+                for value in candidates {
+                    assert_eq!(knob.value(&knob.with(&shipped, &value)), value, "{}", knob.name);
+                }
+                assert!(!(knob.columns.is_empty() && knob.prompts.is_empty()), "{} is measured somewhere", knob.name);
+            }
+        }
+    }
+
+    #[test]
+    fn files_that_are_not_whole_or_not_right_are_refused() {
+        let Some(info) = devices().ok().and_then(|all| all.into_iter().find(DeviceInfo::is_usable)) else { return };
+        let text = |version: u32, values: &str| {
+            format!(r#"{{"version": {version}, "device": "d", "driver": "e", "values": {{{values}}}}}"#)
+        };
+        let good = text(VERSION, r#""matvec_rows.narrow": [4], "matvec_columns": [1, 4]"#);
+        let values = parse(&good, &info).expect("read");
+        let stored = Stored { values, ..Stored::default() };
+        let tuning = stored.apply(Tuning::of(&info));
+        assert_eq!((tuning.matvec_rows[0], tuning.matvec_columns), (4, &[1, 4][..]));
+        for n in 0..good.len() {
+            assert!(parse(&good[..n], &info).is_err(), "cut to {n} bytes");
+        }
+        let refused = |text: String, part: &str| {
+            let problem = parse(&text, &info).expect_err("refused");
+            assert!(problem.contains(part), "{problem}");
+        };
+        refused(text(VERSION + 1, ""), "version");
+        refused(text(VERSION, r#""matvec_rows.narrow": [3]"#), "matvec_rows.narrow can't be [3]");
+        refused(text(VERSION, r#""matvec_rows.narrow": []"#), "can't be []");
+        refused(text(VERSION, r#""no_such": [3]"#), "no_such");
+    }
+}

@@ -1,0 +1,255 @@
+//! `aimo-engine tune`: measures the candidates of every size that the Vulkan kernels can be run with on this device, and
+//! stores the choice for the engine to use from then on.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+
+use comfy_table::{Table, presets};
+use engine::BackendChoice;
+use engine::backend::vulkan::tune::{KNOBS, Knob, Value};
+use engine::backend::vulkan::{DeviceOptions, Gpu, Tuning};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::args::at_least_one;
+use crate::commands::synth::LikeArgs;
+use crate::failure::Failure;
+use crate::measure::{Batch, Bench, ModelFile};
+use crate::terminal::CountProgress;
+
+/// Models whose shapes are measured unless one is named: a dense one and one with experts.
+const MODELS: [&str; 2] = ["qwen3-8b", "gpt-oss-20b"];
+/// A candidate must be faster than the size in use by this factor to be chosen: less may be noise.
+const MIN_GAIN: f64 = 1.02;
+/// Software devices take an eighth of the prompts.
+const CPU_PROMPT_DIVISOR: usize = 8;
+
+/// Arguments of `tune`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Vulkan device: its number in `aimo-engine devices`, or a part of its name
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
+    /// Folder of edited shaders, which replace the built-in ones of the same names
+    #[arg(long, value_name = "DIR")]
+    shaders: Option<PathBuf>,
+    /// GGUF files whose shapes and types are measured
+    #[arg(short, long, value_name = "FILE,…", value_delimiter = ',', conflicts_with = "like")]
+    model: Vec<PathBuf>,
+    /// Only sizes whose name holds this text; the others stay as they are
+    #[arg(long, value_name = "TEXT")]
+    filter: Option<String>,
+    /// Tokens in the context before a token
+    #[arg(short = 'd', long, value_name = "N", default_value_t = 1024)]
+    n_depth: usize,
+    /// Passes that are timed for each candidate, after one that is not
+    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = at_least_one)]
+    repetitions: usize,
+    /// Measure and show, and store nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Forget what was stored for this device: the shipped sizes are used again
+    #[arg(long, conflicts_with_all = ["dry_run", "model", "like", "filter"])]
+    reset: bool,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    like: LikeArgs,
+}
+
+/// A measured size.
+#[derive(Serialize)]
+struct Outcome {
+    name: &'static str,
+    what: &'static str,
+    /// In use before, and chosen.
+    before: Value,
+    chosen: Value,
+    /// Each candidate with its time, as a multiple of that of the size in use before; below 1 is faster.
+    candidates: Vec<(Value, f64)>,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure> {
+    let options = DeviceOptions {
+        selector: args.device.as_deref(),
+        shaders: args.shaders.as_deref(),
+        ..DeviceOptions::default()
+    };
+    let gpu = Gpu::open(options).map_err(|e| Failure::vulkan(&e))?;
+    if args.reset {
+        return reset(&gpu, args.json, out);
+    }
+    let knobs: Vec<&Knob> =
+        KNOBS.iter().filter(|k| args.filter.as_ref().is_none_or(|text| k.name.contains(text))).collect();
+    if knobs.is_empty() {
+        let names: Vec<&str> = KNOBS.iter().map(|k| k.name).collect();
+        let text = args.filter.as_deref().unwrap_or_default();
+        return Err(Failure::new(
+            format!("no size has {text:?} in its name"),
+            format!("there are {}", names.join(", ")),
+        ));
+    }
+    if let Some(problem) = &gpu.stored_tuning().problem {
+        eprintln!("warning: {problem}");
+    }
+    let (info, before) = (gpu.info().clone(), *gpu.tuning());
+    let is_cpu = info.is_cpu();
+    let models = models(args, is_cpu, quiet)?;
+    let batches = |knob: &Knob| {
+        let prompts = knob.prompts.iter().map(|n| Batch::Prompt(if is_cpu { n / CPU_PROMPT_DIVISOR } else { *n }));
+        knob.columns.iter().map(|n| Batch::Columns(*n)).chain(prompts).collect::<Vec<_>>()
+    };
+    let all: Vec<Batch> = knobs.iter().flat_map(|k| batches(k)).collect();
+    let n_candidates: usize = knobs.iter().map(|k| k.candidates(&info).len() + 1).sum();
+    let n_passes = all.len().div_ceil(knobs.len()) * n_candidates * (args.repetitions + 1) + all.len();
+    let depth = if is_cpu { args.n_depth.min(256) } else { args.n_depth };
+    let mut benches = Vec::new();
+    for model in &models {
+        benches.push(Bench::load(model, BackendChoice::Vulkan, options, false, &all, (depth, n_passes))?);
+    }
+    let mut progress = CountProgress::new("measuring", n_candidates, quiet);
+    let mut measurer = Measurer { benches, n_repeats: args.repetitions, done: 0 };
+    let mut tuning = before;
+    let mut outcomes = Vec::new();
+    for knob in knobs {
+        let mut shown = |done: usize| progress.set(done, n_candidates, knob.name);
+        let outcome = measurer.measure(knob, &knob.candidates(&info), &batches(knob), &tuning, &mut shown)?;
+        if let Some(outcome) = outcome {
+            tuning = knob.with(&tuning, &outcome.chosen);
+            outcomes.push(outcome);
+        }
+    }
+    progress.finish();
+    let path = if args.dry_run { None } else { Some(store(&gpu, &outcomes)?) };
+    if args.json {
+        let value = json!({
+            "device": info.name, "driver": info.driver, "models": models.iter().map(|m| &m.name).collect::<Vec<_>>(),
+            "stored": path, "sizes": outcomes,
+        });
+        return Ok(writeln!(out, "{value:#}")?);
+    }
+    writeln!(out, "{} ({})", info.name, info.driver)?;
+    models.iter().try_for_each(|m| writeln!(out, "{}", m.name))?;
+    writeln!(out, "{}", table(&outcomes))?;
+    match path {
+        Some(path) => Ok(writeln!(out, "stored in {}", path.display())?),
+        None => Ok(writeln!(out, "nothing was stored (--dry-run)")?),
+    }
+}
+
+fn reset(gpu: &Gpu, as_json: bool, out: &mut impl Write) -> Result<(), Failure> {
+    let stored = gpu.stored_tuning();
+    let Some(path) = stored.path.as_ref().filter(|path| path.exists()) else {
+        return match as_json {
+            true => Ok(writeln!(out, "{}", json!({ "removed": null }))?),
+            false => Ok(writeln!(out, "nothing is stored for {}", gpu.info().name)?),
+        };
+    };
+    std::fs::remove_file(path).map_err(|e| Failure::file("remove", path, &e))?;
+    match as_json {
+        true => Ok(writeln!(out, "{}", json!({ "removed": path }))?),
+        false => Ok(writeln!(out, "{} removed: the shipped sizes are used again", path.display())?),
+    }
+}
+
+fn models(args: &Args, is_cpu: bool, quiet: bool) -> Result<Vec<ModelFile>, Failure> {
+    if !args.model.is_empty() {
+        return Ok(args.model.iter().map(|path| ModelFile::given(path)).collect());
+    }
+    if args.like.is_given() {
+        return Ok(vec![ModelFile::like(&args.like, is_cpu, quiet)?]);
+    }
+    MODELS.iter().map(|name| ModelFile::like(&LikeArgs::named(name), is_cpu, quiet)).collect()
+}
+
+/// What was measured, on top of what is stored of the rest.
+fn store(gpu: &Gpu, outcomes: &[Outcome]) -> Result<PathBuf, Failure> {
+    let mut values: BTreeMap<String, Value> = gpu.stored_tuning().values.clone();
+    values.extend(outcomes.iter().map(|o| (o.name.to_owned(), o.chosen.clone())));
+    gpu.store_tuning(&values).map_err(|e| {
+        let path = gpu.stored_tuning().path.clone().unwrap_or_default();
+        Failure::file("write", &path, &e)
+    })
+}
+
+struct Measurer {
+    benches: Vec<Bench>,
+    n_repeats: usize,
+    done: usize,
+}
+
+impl Measurer {
+    /// Measures each candidate; `None` where no model has a kernel that the size matters to.
+    fn measure(
+        &mut self,
+        knob: &'static Knob,
+        candidates: &[Value],
+        batches: &[Batch],
+        tuning: &Tuning,
+        progress: &mut impl FnMut(usize),
+    ) -> Result<Option<Outcome>, Failure> {
+        let before = knob.value(tuning);
+        progress(self.done);
+        let base = self.score(knob, batches, tuning)?;
+        self.done += 1;
+        let Some(base) = base else {
+            self.done += candidates.len();
+            return Ok(None);
+        };
+        let mut times = vec![(before.clone(), 1.0)];
+        for value in candidates.iter().filter(|v| **v != before) {
+            progress(self.done);
+            if let Some(score) = self.score(knob, batches, &knob.with(tuning, value))? {
+                times.push((value.clone(), (score - base).exp()));
+            }
+            self.done += 1;
+        }
+        let best = times.iter().min_by(|a, b| a.1.total_cmp(&b.1)).expect("the size in use is there");
+        // The size in use may be no candidate, where a table of an older version holds it.
+        let is_better = best.1 * MIN_GAIN < 1.0 || !candidates.contains(&before);
+        let chosen = if is_better { best.0.clone() } else { before.clone() };
+        Ok(Some(Outcome { name: knob.name, what: knob.what, before, chosen, candidates: times }))
+    }
+
+    /// Mean logarithm of the times of the knob's kernels, over models and passes: each pass counts the same, however
+    /// long it takes.
+    fn score(&mut self, knob: &Knob, batches: &[Batch], tuning: &Tuning) -> Result<Option<f64>, Failure> {
+        let (mut sum, mut n) = (0.0, 0);
+        for bench in &mut self.benches {
+            bench.retune(tuning);
+            for &batch in batches {
+                let measured = bench.time(batch, self.n_repeats)?;
+                let us: f64 = measured
+                    .ops
+                    .iter()
+                    .flat_map(|op| &op.kernels)
+                    .filter(|k| knob.kernels.iter().any(|part| k.kernel.contains(part)))
+                    .map(|k| k.us * k.n_dispatches as f64)
+                    .sum();
+                if us > 0.0 {
+                    sum += us.ln();
+                    n += 1;
+                }
+            }
+        }
+        Ok((n > 0).then(|| sum / f64::from(n)))
+    }
+}
+
+fn value_text(value: &[u32]) -> String {
+    value.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
+}
+
+fn table(outcomes: &[Outcome]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(["size", "before", "chosen", "time of each candidate"]);
+    for o in outcomes {
+        let times: Vec<String> =
+            o.candidates.iter().map(|(value, time)| format!("{} {time:.2}", value_text(value))).collect();
+        table.add_row([o.name.to_owned(), value_text(&o.before), value_text(&o.chosen), times.join("  ")]);
+    }
+    table
+}

@@ -1,0 +1,212 @@
+//! What a kernel researcher uses: kernels timed and checked on the software device, an edited shader, the roofline, sizes
+//! measured and stored. No test looks at how long anything took.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::tools::{Done, aimo, command};
+
+/// The software device.
+const DEVICE: [&str; 2] = ["--device", "llvmpipe"];
+
+fn on_software<'a>(args: &[&'a str]) -> Done {
+    let args: Vec<&'a str> = args.iter().copied().chain(DEVICE).collect();
+    aimo(args)
+}
+
+/// The program with a cache folder of its own.
+fn with_cache(cache: &Path, args: &[&str]) -> Done {
+    let mut command = command();
+    command.args(args).args(DEVICE).env("XDG_CACHE_HOME", cache);
+    Done::from(command.output().expect("the program starts"))
+}
+
+#[test]
+fn ops_are_compared_with_the_cpu() {
+    for (like, part) in [("qwen3-0.6b", "gated"), ("gpt-oss-20b", "experts"), ("qwen3-30b-a3b", "experts")] {
+        let args =
+            ["kernels", "--check", "--like", like, "--shrink", "8", "--columns", "1,3", "-p", "9", "--json", "-q"];
+        let found = on_software(&args).json();
+        assert_eq!(found["n_off"], 0, "{found}");
+        let ops = found["ops"].as_array().expect("a list");
+        assert!(ops.iter().any(|op| op["op"].as_str().is_some_and(|o| o.starts_with(part))), "{found}");
+        for op in ops {
+            assert!(op["kernels"].as_array().is_some_and(|k| !k.is_empty()), "{op}");
+            assert!(op["relative"].as_f64().is_some_and(|r| r < 0.02), "{op}");
+        }
+    }
+}
+
+#[test]
+fn a_wrong_edit_of_a_shader_is_found() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let dir = folder.path().to_str().expect("a UTF-8 path");
+    aimo(["kernels", "--export", dir]).ok();
+    let path = folder.path().join("include/activation.glsl");
+    let text = std::fs::read_to_string(&path).expect("exported");
+    std::fs::write(&path, text.replace("exp(-gate)", "exp(-1.1 * gate)")).expect("written");
+    let args =
+        ["kernels", "--check", "--like", "qwen3-0.6b", "--shrink", "8", "--columns", "1", "--shaders", dir, "-q"];
+    let done = on_software(&args);
+    assert!(done.stdout.lines().any(|l| l.contains("gated") && l.contains("OFF")), "{}", done.stdout);
+    assert!(done.stdout.lines().any(|l| l.contains("attention") && !l.contains("OFF")), "{}", done.stdout);
+    done.fails_naming(&["further from the CPU's"]);
+}
+
+#[test]
+fn kernels_are_timed_and_held_against_the_roofline() {
+    let args =
+        ["kernels", "--time", "--like", "gpt-oss-20b", "--shrink", "8", "--columns", "1,2", "-r", "2", "--json", "-q"];
+    let times = on_software(&args).json();
+    for peak in ["read_gb_per_s", "copy_gb_per_s", "f32_tflops"] {
+        assert!(times["peaks"][peak].as_f64().is_some_and(|x| x > 0.0), "{times}");
+    }
+    let passes = times["passes"].as_array().expect("a list");
+    assert_eq!(passes.iter().map(|p| p["n_tokens"].as_u64()).collect::<Vec<_>>(), [Some(1), Some(2)]);
+    for pass in passes {
+        for op in pass["ops"].as_array().expect("a list") {
+            for k in op["kernels"].as_array().expect("a list") {
+                assert!(k["us"].as_f64().is_some_and(|x| x > 0.0) && k["bytes"].as_u64() > Some(0), "{k}");
+            }
+        }
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("kernels.json");
+    std::fs::write(&path, times.to_string()).expect("written");
+    let path = path.to_str().expect("a UTF-8 path");
+    let held = aimo(["roofline", "--like", "gpt-oss-20b", "--measured", path, "--json"]).json();
+    let rows = held["measured"].as_array().expect("a list");
+    assert!(rows.len() > 10 && rows.iter().any(|r| r["op"] == "experts → X"), "{held}");
+    // One line of a table for each kernel that is left.
+    let args = [
+        "kernels",
+        "--time",
+        "--like",
+        "qwen3-0.6b",
+        "--shrink",
+        "8",
+        "--columns",
+        "1",
+        "-r",
+        "1",
+        "--filter",
+        "rms_norm",
+    ];
+    let table = on_software(&args).ok();
+    assert!(table.contains("f32_rms_norm") && !table.contains("matvec"), "{table}");
+}
+
+#[test]
+fn measuring_asks_for_a_model_and_for_what_to_do_with_it() {
+    on_software(&["kernels", "--time"]).refuses_usage("--like");
+    on_software(&["kernels", "--like", "gpt-oss-20b"]).refuses_usage("--time");
+    let args = [
+        "kernels",
+        "--time",
+        "--like",
+        "qwen3-0.6b",
+        "--shrink",
+        "8",
+        "-r",
+        "1",
+        "--columns",
+        "1",
+        "--filter",
+        "no such",
+    ];
+    on_software(&args).fails_naming(&["no such"]);
+}
+
+#[test]
+fn the_roofline_is_that_of_the_published_figures() {
+    let of = |name: &str| aimo(["roofline", "--like", name, "--json", "-d", "0,4096"]).json();
+    let rate = |found: &Value, depth: u64, n: u64| {
+        let streams = found["streams"].as_array().expect("a list");
+        let row = streams.iter().find(|s| s["depth"] == depth && s["n_seq"] == n).expect("a row");
+        row["bound_tokens_per_s"].as_f64().expect("a number")
+    };
+    let large = of("gpt-oss-120b");
+    let gb = large["total"]["weight_bytes"].as_f64().expect("a number") / 1e9;
+    // Published: 3.59 GB per token with an output of f16; that of the files that people run is Q8_0.
+    assert!((2.9..3.7).contains(&gb), "{gb}");
+    // 146 tok/s for 16 streams, 277 for 64.
+    assert!((rate(&large, 0, 16) / 146.0 - 1.0).abs() < 0.1, "{}", rate(&large, 0, 16));
+    assert!((rate(&large, 0, 64) / 277.0 - 1.0).abs() < 0.1, "{}", rate(&large, 0, 64));
+    assert!(rate(&large, 4096, 16) < rate(&large, 0, 16), "the cache is read too");
+    aimo(["roofline", "--like", "qwen3-8b", "--device", "nonsense"]).refuses_usage("strix-halo");
+    aimo(["roofline"]).refuses_usage("MODEL");
+}
+
+#[test]
+fn sizes_are_measured_stored_used_and_forgotten() {
+    let cache = tempfile::tempdir().expect("a temporary folder");
+    let run = |args: &[&str]| with_cache(cache.path(), args);
+    let few = ["--like", "qwen3-0.6b", "--shrink", "8", "-r", "1", "-d", "0", "--filter", "norm", "-q"];
+    let tune = |more: &[&str]| run(&[&["tune"], &few[..], more].concat());
+    let files = || {
+        let entries = std::fs::read_dir(cache.path().join("aimo-engine")).into_iter().flatten().flatten();
+        let paths = entries.map(|e| e.path());
+        paths.filter(|p| p.extension().is_some_and(|e| e == "json")).collect::<Vec<_>>()
+    };
+    let dry = tune(&["--dry-run", "--json"]).json();
+    assert!(dry["stored"].is_null() && files().is_empty(), "{dry}");
+    let sizes = dry["sizes"].as_array().expect("a list");
+    assert!(sizes.len() == 1 && sizes[0]["candidates"].as_array().is_some_and(|c| c.len() > 1), "{dry}");
+    let stored = tune(&[]).ok();
+    let [path] = &files()[..] else { panic!("one file is stored: {stored}") };
+    assert!(stored.contains(&path.display().to_string()), "{stored}");
+    // Another choice than the shipped one, which the timed kernels then have as their constant.
+    let text = std::fs::read_to_string(path).expect("readable");
+    let mut file: Value = serde_json::from_str(&text).expect("JSON");
+    file["values"]["norm"] = serde_json::json!([64]);
+    std::fs::write(path, file.to_string()).expect("written");
+    let timed = ["kernels", "--time", "--like", "qwen3-0.6b", "--shrink", "8", "--columns", "1", "-r", "1", "--json"];
+    let constants = |done: Done| {
+        let found = done.json();
+        let ops = found["passes"][0]["ops"].as_array().expect("a list").clone();
+        let norm = ops.iter().find(|op| op["op"] == "rms_norm → H").expect("a norm").clone();
+        norm["kernels"][0]["constants"].clone()
+    };
+    assert_eq!(constants(run(&timed)), serde_json::json!([64]));
+    // A damaged file is not used, and says so.
+    std::fs::write(path, &text[..text.len() / 2]).expect("written");
+    let done = run(&timed);
+    assert!(done.stderr.contains("warning: ") && done.stderr.contains("damaged"), "{}", done.stderr);
+    assert_ne!(constants(done), serde_json::json!([64]));
+    assert!(run(&["tune", "--reset"]).ok().contains("removed"));
+    assert!(files().is_empty());
+    assert!(run(&["tune", "--reset"]).ok().contains("nothing is stored"));
+    run(&["tune", "--filter", "no such size"]).fails_naming(&["no such size", "matvec"]);
+}
+
+#[test]
+fn bench_counts_launches_and_writes_csv() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("m.gguf");
+    let model = path.to_str().expect("a UTF-8 path");
+    let synth =
+        ["synth", "--like", "gpt-oss-20b", "--layers", "2", "--experts", "8", "--vocab-size", "4096", "--shrink", "8"];
+    aimo(synth.into_iter().chain(["-o", model, "-q"])).ok();
+    let args = ["bench", "-m", model, "-p", "8", "-n", "4", "-npl", "1,3", "-r", "2", "-o", "csv", "-q"];
+    let text = on_software(&args).ok();
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
+    let header = reader.headers().expect("a header").clone();
+    let records: Vec<csv::StringRecord> = reader.records().collect::<Result<_, _>>().expect("records");
+    let field = |r: &csv::StringRecord, name: &str| {
+        let at = header.iter().position(|h| h == name).unwrap_or_else(|| panic!("no {name} in {header:?}"));
+        r[at].to_owned()
+    };
+    let tests: Vec<_> = records.iter().map(|r| ["n_prompt", "n_gen", "n_parallel"].map(|f| field(r, f))).collect();
+    assert_eq!(tests, [["8", "0", "1"], ["0", "4", "1"], ["0", "4", "3"]]);
+    let roofline = aimo(["roofline", model, "--npl", "1,3", "--json"]).json();
+    for (record, stream) in records[1..].iter().zip(roofline["streams"].as_array().expect("a list")) {
+        let launches: f64 = field(record, "dispatches_per_step").parse().expect("a number");
+        assert_eq!(launches, stream["n_dispatches"].as_f64().expect("a number"), "{text}");
+        assert_eq!(field(record, "submits_per_step"), "1.0");
+        for name in ["gb_per_s", "bandwidth_share", "cpu_us_per_token", "device_us_per_token", "load_ms"] {
+            assert!(field(record, name).parse::<f64>().is_ok_and(|x| x > 0.0), "{name} in {text}");
+        }
+    }
+    assert!(field(&records[0], "first_token_ms").parse::<f64>().is_ok_and(|x| x > 0.0), "{text}");
+}
