@@ -13,6 +13,7 @@ mod real_model;
 mod research;
 mod resume;
 mod run;
+mod serving;
 mod synth;
 mod tiny;
 mod tools;

@@ -15,7 +15,9 @@ use solver::clock::budget::BudgetOptions;
 use solver::confidence::PruneOptions;
 use solver::{AnswerRange, ProblemSet, Protocol, Sampling, SolverOptions, StopRule, VoteRule, demo_set};
 
-use crate::args::{Cli, ModelArgs, SamplingArgs, at_least_one, duration, positive, protocol, reasoning_effort};
+use crate::args::{
+    Cli, DraftArgs, ModelArgs, SamplingArgs, at_least_one, duration, positive, protocol, reasoning_effort,
+};
 use crate::failure::Failure;
 
 /// Stands for a model that wasn't given: only a run that goes on needs none.
@@ -79,6 +81,10 @@ pub struct Args {
     #[command(flatten)]
     #[serde(flatten)]
     pub sampling: SamplingArgs,
+    /// How tokens are drafted.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub drafts: DraftArgs,
 }
 
 /// How problems are worked on.

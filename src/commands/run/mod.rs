@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use engine::chat::ChatTemplate;
 use engine::model::Config;
-use engine::scheduler::Scheduler;
+use engine::scheduler::Stats;
 use solver::clock::MonotonicClock;
 use solver::journal::{self, Header, History, Journal, JournalError, ModelIdentity, Recorder};
 use solver::local::LocalModel;
@@ -57,13 +57,17 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
     };
     let json = args.json;
     let finished = carry_out(prepared, started, cancel, quiet, out)?;
-    let Finished { report, args, folder, transcripts, backend, first_token_s } = &finished;
+    let Finished { report, args, folder, transcripts, backend, first_token_s, served } = &finished;
     if json {
-        let value = table::json_report(report, &args.model.model.display().to_string(), backend, *first_token_s)?;
+        let mut value = table::json_report(report, &args.model.model.display().to_string(), backend, *first_token_s)?;
+        value["serving"] = table::serving_json(served);
         writeln!(out, "{value:#}")?;
     } else if !args.stdio {
         writeln!(out, "{}", table::table(&report.problems))?;
         writeln!(out, "{}", table::summary(report, *first_token_s))?;
+    }
+    if !quiet && served.generated_tokens > 0 {
+        eprintln!("{}", table::serving_text(served));
     }
     if !quiet {
         if let Some(path) = &args.output {
@@ -134,6 +138,7 @@ struct Finished {
     transcripts: Option<PathBuf>,
     backend: String,
     first_token_s: Option<f64>,
+    served: Stats,
 }
 
 fn carry_out(
@@ -150,9 +155,9 @@ fn carry_out(
     }
     let python = Arc::new(load_workers(quiet)?);
     let parallel = args.solving.parallel.unwrap_or(DEFAULT_PARALLEL).min(options.attempts);
-    let engine = load::load(&args.model, parallel, quiet)?;
-    let backend = engine.backend_name();
-    let model = LocalModel::new(Scheduler::new(engine)).with_chat(chat_settings(&options));
+    let scheduler = load::load_to_serve(&args.model, &args.drafts, parallel, quiet)?;
+    let backend = scheduler.engine().backend_name();
+    let model = LocalModel::new(scheduler).with_chat(chat_settings(&options));
     let mut model = model.map_err(|e| load::chat_failure(&args.model.model, &e))?;
     let used = history.as_ref().map_or(Duration::ZERO, |h| Duration::from_millis(h.elapsed_ms));
     let clock = Arc::new(MonotonicClock::resumed(started, used));
@@ -200,8 +205,8 @@ fn carry_out(
         run.finish()
     };
     progress.finish();
-    let first_token_s = progress.first_token_s();
-    Ok(Finished { report, args, folder, transcripts, backend, first_token_s })
+    let (first_token_s, served) = (progress.first_token_s(), model.scheduler().stats());
+    Ok(Finished { report, args, folder, transcripts, backend, first_token_s, served })
 }
 
 /// Exit status and message of a run that has ended.
