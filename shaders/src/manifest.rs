@@ -144,7 +144,7 @@ impl Kernel {
     const BY_WEIGHT: [fn(WeightType) -> Kernel; 5] =
         [Kernel::Embed, Kernel::Matvec, Kernel::Matmul, Kernel::GatedMatvec, Kernel::GatedMatmul];
     /// The others.
-    const PLAIN: [Kernel; 13] = [
+    const PLAIN: [Kernel; 15] = [
         Kernel::RmsNorm,
         Kernel::Rope,
         Kernel::KvStore,

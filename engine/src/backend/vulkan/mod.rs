@@ -518,8 +518,11 @@ impl Backend for Vulkan {
         }
         let (rows, eps) = (m.rows(dst), m.config.rms_eps);
         assert_eq!(weight.cols, rows.width, "width of {}", weight.name);
-        let few = matches!(Method::of(&gpu.tuning, rows.n_rows), Method::Matvec { .. });
-        if few && rows.n_rows >= gpu.tuning.dot_from[0] {
+        let is_of_few = |method| matches!(method, Method::Matvec { .. });
+        // Each expert gets a few of a batch's tokens only.
+        let is_for_few = is_of_few(Method::of(&gpu.tuning, rows.n_rows))
+            || m.experts.is_some() && is_of_few(m.routing(&gpu.tuning).method);
+        if is_for_few && rows.n_rows >= gpu.tuning.dot_from[0] {
             rms_norm::quantized::record(gpu, m.rows(x), weight, eps, rows, m.bytes(dst))?;
             self.model.as_mut().expect("it was there").in_bytes_of = Some(dst);
             return Ok(());
