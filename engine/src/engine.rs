@@ -41,7 +41,7 @@ pub struct EngineOptions {
     pub n_outputs: usize,
     /// CPU threads; 0 for one per core.
     pub n_threads: usize,
-    /// Keep activations in f32 in products with quantised weights (the Vulkan backend always does).
+    /// Keep activations in f32 in all products.
     pub exact: bool,
     /// Turn on Vulkan's validation layers.
     pub validation: bool,
@@ -153,6 +153,10 @@ impl Engine {
         };
         let runner = match vulkan {
             Some(mut backend) => {
+                if options.exact {
+                    let tuning = backend.gpu().tuning().exact();
+                    backend.retune(tuning);
+                }
                 // SAFETY: `gguf` is boxed and lives in the same struct as the runner, which is dropped first.
                 let weights = unsafe { plan.upload(&gguf, &mut backend, &mut progress)? };
                 backend.allocate(&config, limits, &rope, kv.layout())?;

@@ -10,7 +10,7 @@ layout(push_constant) uniform Push {
     ReadU32x4 up_quants;
     ReadU32 up_high;
     SCALES up_scales;
-    ReadF32x4 x;        // [n_tokens, x_stride4 * 4]
+    X_BUFFER x;         // [n_tokens, x_stride4 * 4]
     ReadF32 gate_bias;  // [experts, bias_stride], read if HAS_BIAS
     ReadF32 up_bias;
     WriteF32 dst;       // [n_tokens or pairs, dst_stride]

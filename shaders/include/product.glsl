@@ -5,7 +5,7 @@ const uint N_MATRICES = 1;
 
 layout(push_constant) uniform Push {
     WEIGHT_MEMBERS    // [n_rows, k] of every expert
-    ReadF32x4 x;      // [n_tokens or pairs / x_share, x_stride4 * 4]
+    X_BUFFER x;       // [n_tokens or pairs / x_share, x_stride4 * 4]
     ReadF32 bias;     // [experts, bias_stride], read if HAS_BIAS
     WriteF32 dst;     // [n_tokens or pairs, dst_stride]
     ReadU32x4 tiles;  // these three if GROUPED: see tiles.glsl

@@ -88,10 +88,16 @@ pub enum Kernel {
     Matvec(WeightType),
     /// Product with many columns.
     Matmul(WeightType),
+    /// Product with many columns on the matrix units.
+    HalfMatmul(WeightType),
     /// Two products with a few columns, and their gated activation.
     GatedMatvec(WeightType),
     /// Two products with many columns, and their gated activation.
     GatedMatmul(WeightType),
+    /// The same on the matrix units.
+    HalfGatedMatmul(WeightType),
+    /// Rows of activations in f16, for the matrix units.
+    HalfRows,
     /// Rotary position embedding.
     Rope,
     /// Keys and values into the cache.
@@ -120,10 +126,17 @@ pub enum Kernel {
 
 impl Kernel {
     /// Kernels that have a variant per weight type.
-    const BY_WEIGHT: [fn(WeightType) -> Kernel; 5] =
-        [Kernel::Embed, Kernel::Matvec, Kernel::Matmul, Kernel::GatedMatvec, Kernel::GatedMatmul];
+    const BY_WEIGHT: [fn(WeightType) -> Kernel; 7] = [
+        Kernel::Embed,
+        Kernel::Matvec,
+        Kernel::Matmul,
+        Kernel::GatedMatvec,
+        Kernel::GatedMatmul,
+        Kernel::HalfMatmul,
+        Kernel::HalfGatedMatmul,
+    ];
     /// The others.
-    const PLAIN: [Kernel; 13] = [
+    const PLAIN: [Kernel; 14] = [
         Kernel::RmsNorm,
         Kernel::Rope,
         Kernel::KvStore,
@@ -137,6 +150,7 @@ impl Kernel {
         Kernel::AttentionMerge,
         Kernel::Read,
         Kernel::Fma,
+        Kernel::HalfRows,
     ];
 
     /// Every kernel and variant.
@@ -154,6 +168,8 @@ impl Kernel {
             Kernel::Matmul(w) => by_weight(2, w),
             Kernel::GatedMatvec(w) => by_weight(3, w),
             Kernel::GatedMatmul(w) => by_weight(4, w),
+            Kernel::HalfMatmul(w) => by_weight(5, w),
+            Kernel::HalfGatedMatmul(w) => by_weight(6, w),
             Kernel::RmsNorm => plain(0),
             Kernel::Rope => plain(1),
             Kernel::KvStore => plain(2),
@@ -167,6 +183,7 @@ impl Kernel {
             Kernel::AttentionMerge => plain(10),
             Kernel::Read => plain(11),
             Kernel::Fma => plain(12),
+            Kernel::HalfRows => plain(13),
         }
     }
 
@@ -178,6 +195,9 @@ impl Kernel {
             Kernel::Matmul(_) => "f32_anyw_matmul.comp",
             Kernel::GatedMatvec(_) => "f32_anyw_gated_matvec.comp",
             Kernel::GatedMatmul(_) => "f32_anyw_gated_matmul.comp",
+            Kernel::HalfMatmul(_) => "f16_anyw_matmul.comp",
+            Kernel::HalfGatedMatmul(_) => "f16_anyw_gated_matmul.comp",
+            Kernel::HalfRows => "f32_half_rows.comp",
             Kernel::RmsNorm => "f32_rms_norm.comp",
             Kernel::Rope => "f32_rope.comp",
             Kernel::KvStore => "f32_kv_store.comp",
@@ -201,7 +221,9 @@ impl Kernel {
             | Kernel::Matvec(w)
             | Kernel::Matmul(w)
             | Kernel::GatedMatvec(w)
-            | Kernel::GatedMatmul(w) => Some(w),
+            | Kernel::GatedMatmul(w)
+            | Kernel::HalfMatmul(w)
+            | Kernel::HalfGatedMatmul(w) => Some(w),
             _ => None,
         }
     }

@@ -13,7 +13,7 @@ use super::error::VulkanError;
 use super::instance::DeviceInfo;
 use super::kernels::linear::Method;
 use super::kernels::{
-    attention, embed, gated, gather, kv_store, linear, moe_sum, place_heads, probe, rms_norm, rope, route,
+    attention, embed, gated, gather, half_rows, kv_store, linear, moe_sum, place_heads, probe, rms_norm, rope, route,
     scale_by_sigmoid, swiglu,
 };
 use super::pipelines::{Compiled, Pipelines, Variant};
@@ -51,7 +51,25 @@ impl Inspector {
 
     /// Every variant that the backend uses on this device.
     pub fn variants(&self) -> Vec<Variant> {
-        let t = &self.tuning;
+        let tuning = self.tuning;
+        let mut all = self.variants_of(&tuning);
+        if tuning.matrix.is_some() {
+            // What `--exact` takes instead.
+            all.push(half_rows::variant(&tuning));
+            for variant in self.variants_of(&tuning.exact()) {
+                if !all.contains(&variant) {
+                    all.push(variant);
+                }
+            }
+        }
+        let without_units =
+            |k: Kernel| !matches!(k, Kernel::HalfMatmul(_) | Kernel::HalfGatedMatmul(_) | Kernel::HalfRows);
+        let expected = Kernel::all().filter(|&k| tuning.matrix.is_some() || without_units(k));
+        debug_assert!(expected.into_iter().all(|k| all.iter().any(|v| v.kernel == k)), "every kernel is used");
+        all
+    }
+
+    fn variants_of(&self, t: &Tuning) -> Vec<Variant> {
         let mut all: Vec<Variant> = WeightType::ALL.iter().flat_map(|&ty| linear::variants(t, ty, N_BATCH)).collect();
         all.extend(WeightType::ALL.iter().map(|&ty| embed::variant(t, ty)));
         let methods = Method::all(N_BATCH, |n| Method::of_experts(t, n, EXPERTS[0].0, EXPERTS[0].1));
@@ -61,8 +79,10 @@ impl Inspector {
             all.extend(linear::expert_variants(t, ty, &methods));
             all.extend(gated::variants(t, ty, activation, &methods, true));
         }
-        let dense = Method::all(N_BATCH, |n| Method::of(t, n));
-        all.extend(WeightType::ALL.iter().flat_map(|&ty| gated::variants(t, ty, Activation::Swiglu, &dense, false)));
+        let dense = |ty| Method::all(N_BATCH, |n| Method::of(t, ty, n));
+        all.extend(
+            WeightType::ALL.iter().flat_map(|&ty| gated::variants(t, ty, Activation::Swiglu, &dense(ty), false)),
+        );
         let moe = |(n_expert, n_expert_used)| MoeConfig {
             n_expert,
             n_expert_used,
@@ -87,7 +107,6 @@ impl Inspector {
         all.extend([RopeLayout::Interleaved, RopeLayout::Neox].map(|layout| rope::variant(t, layout)));
         all.extend([rms_norm::variant(t), gather::variant(t)]);
         all.extend(probe::variants());
-        debug_assert!(Kernel::all().all(|k| all.iter().any(|v| v.kernel == k)), "every kernel is used");
         all
     }
 

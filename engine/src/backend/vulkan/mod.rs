@@ -2,7 +2,8 @@
 //! for what else it must have). A pass is recorded into one command buffer, submitted once and waited for.
 //!
 //! Refuses devices that lack a feature, models whose shapes the kernels don't handle, and anything that doesn't fit
-//! the device's memory, before the first pass. Products are computed in f32 whatever the weight type.
+//! the device's memory, before the first pass. Products are computed in f32 whatever the weight type;
+//! those of many tokens on matrix units, where the device has them and `exact` isn't asked for, with f16 factors.
 //! Activation rows are padded to a multiple of 8 elements, which stay zero: kernels read whole vec4s.
 
 mod commands;
@@ -13,6 +14,7 @@ mod inspect;
 mod instance;
 pub mod kernels;
 mod memory;
+mod pace;
 mod pipelines;
 mod probe;
 mod profile;
@@ -26,13 +28,13 @@ pub use device::DeviceOptions;
 pub use error::VulkanError;
 pub use gpu::{DispatchTime, Gpu};
 pub use inspect::{CodeReport, Inspector, compile_only_environment};
-pub use instance::{DeviceInfo, DeviceKind, best_real_gpu, devices};
+pub use instance::{DeviceInfo, DeviceKind, MatrixShape, best_real_gpu, devices};
 pub use memory::{MemoryUse, Region};
 pub use pipelines::Variant;
 pub use probe::{Peaks, measure_peaks};
 pub use profile::PassStats;
 pub use shaders::write_sources as write_shader_sources;
-pub use tuning::{MatmulTile, Tuning};
+pub use tuning::{MatmulTile, MatrixTile, MatrixTiles, Tuning};
 pub use weights::{Weight, weight_type};
 
 use std::collections::BTreeSet;
@@ -44,7 +46,7 @@ use kernels::place_heads::Projections;
 use kernels::rope::Rotation;
 use kernels::route::Routing;
 use kernels::{
-    Rows, attention, embed, gated, gather, kv_store, linear, moe_sum, place_heads, rms_norm, rope, route,
+    Rows, attention, embed, gated, gather, half_rows, kv_store, linear, moe_sum, place_heads, rms_norm, rope, route,
     scale_by_sigmoid, swiglu,
 };
 use shaders::WeightType;
@@ -308,6 +310,15 @@ fn allocate_experts(gpu: &mut Gpu, config: &Config, moe: &MoeConfig, n_batch: us
     })
 }
 
+/// Bytes that the f16 form of any activations of a pass may take.
+fn half_rows_bytes(config: &Config, n_batch: usize) -> u64 {
+    let rows = Act::ALL.map(|act| half_rows::bytes(n_batch, stride(act, config).next_multiple_of(ROW_ALIGN)));
+    let of_pairs =
+        |moe: &MoeConfig| half_rows::bytes(n_batch * moe.n_expert_used, moe.n_ff_exp.next_multiple_of(ROW_ALIGN));
+    let inputs = Act::ALL.into_iter().zip(rows).filter(|(act, _)| *act != Act::Logits).map(|(_, bytes)| bytes);
+    inputs.chain(config.moe.as_ref().map(of_pairs)).max().unwrap_or(0)
+}
+
 fn cache_shape(config: &Config, kv: &KvLayout, il: usize) -> CacheShape {
     let n_pages = kv.kinds[kv.layer_kind[il]].n_pages;
     CacheShape { n_pages, n_head_kv: config.layers[il].n_head_kv, head_dim: config.head_dim, types: kv.options }
@@ -370,6 +381,9 @@ impl Backend for Vulkan {
             Some(moe) => Some(allocate_experts(gpu, config, moe, limits.n_batch)?),
             None => None,
         };
+        if gpu.tuning.matrix.is_some() {
+            gpu.reserve_half_rows(half_rows_bytes(config, limits.n_batch))?;
+        }
         let mut words = |n: usize, what: &str| gpu.allocate(MemoryUse::Upload, (n * 4) as u64, what);
         let n_entries = kv.n_seq * kv.pages_per_seq;
         let tables = kv.kinds.iter().map(|_| words(n_entries, "page tables")).collect::<Result<_, _>>()?;
@@ -395,8 +409,8 @@ impl Backend for Vulkan {
         variants.extend(
             groups.into_iter().flat_map(|group| attention::variants(&gpu.tuning, config.head_dim, group, kv.options)),
         );
-        let methods = Method::all(limits.n_batch, |n| Method::of(&gpu.tuning, n));
         for ty in WeightType::ALL.into_iter().filter(|t| self.gate_types.contains(&(*t as usize))) {
+            let methods = Method::all(limits.n_batch, |n| Method::of(&gpu.tuning, ty, n));
             variants.extend(gated::variants(&gpu.tuning, ty, Activation::Swiglu, &methods, false));
         }
         variants.push(place_heads::variant(&gpu.tuning, config.head_dim, rope.layout, kv.options));
@@ -408,6 +422,9 @@ impl Backend for Vulkan {
                 variants.extend(gated::variants(&gpu.tuning, ty, moe.activation, &methods, true));
             }
             variants.push(route::variant(&gpu.tuning, moe));
+        }
+        if gpu.tuning.matrix.is_some() {
+            variants.push(half_rows::variant(&gpu.tuning));
         }
         gpu.prepare(&variants)?;
         gpu.pipelines.save();
@@ -435,6 +452,9 @@ impl Backend for Vulkan {
     fn begin(&mut self, batch: &[BatchToken], kv: &KvPages) -> Result<(), Error> {
         // First, so that nothing of a pass that was given up still reads the inputs.
         self.gpu.begin()?;
+        if batch.chunk_by(|a, b| a.seq == b.seq).all(|tokens| tokens.len() == 1) {
+            self.gpu.commands.keep_whole();
+        }
         self.model.as_mut().expect("allocate comes before the first pass").write_inputs(batch, kv);
         Ok(())
     }
@@ -470,11 +490,12 @@ impl Backend for Vulkan {
         if m.rows(x).n_rows == 0 {
             return Ok(());
         }
-        for p in products {
-            let product = Product::new(m.rows(x), p.weight, m.rows(p.out));
-            linear::record(gpu, &Product { bias: p.bias, accumulate: p.accumulate, ..product })?;
-        }
-        Ok(())
+        let products = products.iter().map(|p| Product {
+            bias: p.bias,
+            accumulate: p.accumulate,
+            ..Product::new(m.rows(x), p.weight, m.rows(p.out))
+        });
+        Ok(linear::record_all(gpu, &products.collect::<Vec<_>>())?)
     }
 
     fn rope(&mut self, x: Act) -> Result<(), Error> {
@@ -493,9 +514,8 @@ impl Backend for Vulkan {
     fn gated(&mut self, x: Act, gate: &Weight, up: &Weight) -> Result<(), Error> {
         let (gpu, m) = self.parts();
         if gate.ty != up.ty {
-            for (weight, out) in [(gate, Act::Gate), (up, Act::Up)] {
-                linear::record(gpu, &Product::new(m.rows(x), weight, m.rows(out)))?;
-            }
+            let product = |(weight, out)| Product::new(m.rows(x), weight, m.rows(out));
+            linear::record_all(gpu, &[(gate, Act::Gate), (up, Act::Up)].map(product))?;
             return Ok(swiglu::record(gpu, m.rows(Act::Gate), m.rows(Act::Up), Activation::Swiglu)?);
         }
         let (x, dst, activation) = (m.rows(x), m.rows(Act::Gate), Activation::Swiglu);
@@ -553,10 +573,10 @@ impl Backend for Vulkan {
             let routing = Some(routing);
             gated::record(gpu, &Gated { x: m.rows(x), gate, up, biases, activation, dst: hidden, routing })?;
         } else {
-            for (weight, bias, dst) in [(&experts.gate, gate_bias, hidden), (&experts.up, up_bias, up)] {
-                let product = Product::new(m.rows(x), weight, dst);
-                linear::record(gpu, &Product { bias, routing: Some(routing), ..product })?;
-            }
+            let product =
+                |(weight, bias, dst)| Product { bias, routing: Some(routing), ..Product::new(m.rows(x), weight, dst) };
+            let both = [(&experts.gate, gate_bias, hidden), (&experts.up, up_bias, up)];
+            linear::record_all(gpu, &both.map(product))?;
             swiglu::record(gpu, hidden, up, activation)?;
         }
         let (bias, n_tokens) = (experts.down_bias.as_ref(), routing.n_tokens);

@@ -13,6 +13,7 @@ use shaders::Kernel;
 
 use super::device::Device;
 use super::error::{VulkanError, check};
+use super::tuning::MatrixTile;
 
 /// First bytes of a cache file; then the checksum of the rest, then the driver's data.
 const CACHE_MAGIC: &[u8; 8] = b"aimovkpc";
@@ -26,6 +27,16 @@ pub struct Variant {
     pub kernel: Kernel,
     /// Its constants, by id.
     pub constants: Vec<u32>,
+}
+
+impl Variant {
+    /// The size that the kernel's subgroups must have; `None` where any will do.
+    fn subgroup_size(&self) -> Option<u32> {
+        match self.kernel {
+            Kernel::HalfMatmul(_) | Kernel::HalfGatedMatmul(_) => Some(self.constants[MatrixTile::SUBGROUP_ID]),
+            _ => None,
+        }
+    }
 }
 
 /// A compiled variant; a plain handle, valid while its [`Pipelines`] lives.
@@ -168,11 +179,16 @@ impl Pipelines {
             .collect();
         let constants =
             vk::SpecializationInfo::default().map_entries(&entries).data(bytemuck::cast_slice(&variant.constants));
-        let stage = vk::PipelineShaderStageCreateInfo::default()
+        let mut stage = vk::PipelineShaderStageCreateInfo::default()
             .stage(vk::ShaderStageFlags::COMPUTE)
             .module(module)
             .name(c"main")
             .specialization_info(&constants);
+        let mut subgroup = vk::PipelineShaderStageRequiredSubgroupSizeCreateInfo::default();
+        if let Some(size) = variant.subgroup_size() {
+            subgroup = subgroup.required_subgroup_size(size);
+            stage = stage.flags(vk::PipelineShaderStageCreateFlags::REQUIRE_FULL_SUBGROUPS).push_next(&mut subgroup);
+        }
         let flags = if self.device.executable_properties.is_some() {
             vk::PipelineCreateFlags::CAPTURE_STATISTICS_KHR
                 | vk::PipelineCreateFlags::CAPTURE_INTERNAL_REPRESENTATIONS_KHR

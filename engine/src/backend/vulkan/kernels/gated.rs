@@ -1,10 +1,11 @@
 //! `dst = act(x · gateᵀ (+ bias), x · upᵀ (+ bias))`: both products of a feed-forward layer and its activation, by
-//! `f32_anyw_gated_matvec.comp` for a few tokens and `f32_anyw_gated_matmul.comp` for many. With a routing, of each
-//! pair's expert.
+//! `f32_anyw_gated_matvec.comp` for a few tokens and `f32_anyw_gated_matmul.comp` for many, or on the matrix units
+//! `f16_anyw_gated_matmul.comp`. With a routing, of each pair's expert.
 
 use shaders::{Kernel, WeightType};
 
-use super::linear::{HAS_BIAS, Method, check_bias, check_padded, routing_addresses};
+use super::half_rows;
+use super::linear::{HAS_BIAS, Method, check_bias, check_padded, input, routing_addresses};
 use super::route::Routing;
 use super::swiglu::activation_code;
 use super::{Rows, push_constants};
@@ -81,6 +82,11 @@ fn variant(tuning: &Tuning, ty: WeightType, activation: Activation, method: Meth
             constants.extend([u32::from(grouped), code]);
             Variant { kernel: Kernel::GatedMatmul(ty), constants }
         }
+        Method::Matrix { tile } => {
+            let mut constants = tile.halved().constants().to_vec();
+            constants.extend([u32::from(grouped), code]);
+            Variant { kernel: Kernel::HalfGatedMatmul(ty), constants }
+        }
     }
 }
 
@@ -88,7 +94,7 @@ fn variant(tuning: &Tuning, ty: WeightType, activation: Activation, method: Meth
 pub fn record(gpu: &mut Gpu, gated: &Gated<'_>) -> Result<(), VulkanError> {
     let method = match gated.routing {
         Some(routing) => routing.method,
-        None => Method::of(&gpu.tuning, gated.x.n_rows),
+        None => Method::of(&gpu.tuning, gated.gate.ty, gated.x.n_rows),
     };
     record_with(gpu, gated, method)
 }
@@ -107,11 +113,16 @@ pub fn record_with(gpu: &mut Gpu, gated: &Gated<'_>, method: Method) -> Result<(
     assert_eq!(x.n_rows * n_used, dst.n_rows, "tokens of x and dst");
     biases.iter().flatten().for_each(|b| check_bias(Some(b), n_matrices, dst.width));
     let variant = variant(&gpu.tuning, gate.ty, *activation, method, routing.is_some());
-    // The second constant is the number of rows in both kernels.
+    let half = match method.is_of_halves() {
+        true => Some(half_rows::record(gpu, *x)?),
+        false => None,
+    };
+    // The second constant is the number of rows in all kernels.
     let groups = method.grid(gpu, dst.width, variant.constants[1], x.n_rows, *routing);
     let pipeline = gpu.pipelines.get(&variant)?;
     let mut op = gpu.commands.op();
     let [tiles, entries, _] = routing_addresses(&mut op, *routing, method, dst.n_rows);
+    let (x_address, x_stride4) = input(&mut op, *x, half);
     let push = Push {
         quants: gate.quants,
         high: gate.high,
@@ -119,7 +130,7 @@ pub fn record_with(gpu: &mut Gpu, gated: &Gated<'_>, method: Method) -> Result<(
         up_quants: up.quants,
         up_high: up.high,
         up_scales: up.scales,
-        x: op.reads(x.region),
+        x: x_address,
         gate_bias: biases.map_or(ReadAddress::NONE, |b| b[0].quants),
         up_bias: biases.map_or(ReadAddress::NONE, |b| b[1].quants),
         dst: op.writes(dst.region),
@@ -129,7 +140,7 @@ pub fn record_with(gpu: &mut Gpu, gated: &Gated<'_>, method: Method) -> Result<(
         n_units: gate.units_per_row(),
         n_tokens: x.n_rows as u32,
         n_used: n_used as u32,
-        x_stride4: x.stride4("x"),
+        x_stride4,
         dst_stride: dst.stride as u32,
         bias_stride: biases.map_or(0, |b| b[0].stride()),
         flags: if biases.is_some() { HAS_BIAS } else { 0 },
