@@ -41,8 +41,7 @@ pub struct EngineOptions {
     pub n_outputs: usize,
     /// CPU threads; 0 for one per core.
     pub n_threads: usize,
-    /// Keep activations in f32 in products with quantised weights (slower, closer to the reference). Vulkan does
-    /// so anyway with many tokens, and on devices without a fast integer dot product.
+    /// Keep activations in f32 in all products (slower, closer to the reference).
     pub exact: bool,
     /// Products of a few tokens in integers on every Vulkan device, not only on those that are fast at it.
     pub integer_dot: bool,

@@ -16,6 +16,7 @@ use engine::gguf::GgmlType;
 use engine::kv::{BLOCK, KvOptions, KvType, PAGE};
 use engine::model::{Activation, RopeLayout};
 use half::f16;
+use vulkan_support::products::{check_product, check_product_in_bytes};
 use vulkan_support::{
     Bytes, Matrix, Random, TestWeight, UNTOUCHED, activate, assert_close, gpu, indices, largest, run, software_device,
 };
@@ -79,64 +80,6 @@ fn record_matmul(gpu: &mut Gpu, product: &Product<'_>) -> Result<(), VulkanError
     linear::record_with(gpu, product, Method::Matmul { tile })
 }
 
-/// Runs one product and compares it with f64.
-fn check_product(
-    gpu: &mut Gpu,
-    random: &mut Random,
-    weight: &TestWeight,
-    n: usize,
-    options: (bool, bool),
-    record: impl Fn(&mut Gpu, &Product<'_>) -> Result<(), VulkanError>,
-) {
-    check_product_of(gpu, random, weight, n, options, false, record);
-}
-
-/// The same with activations in f32, or in bytes.
-fn check_product_of(
-    gpu: &mut Gpu,
-    random: &mut Random,
-    weight: &TestWeight,
-    n: usize,
-    (with_bias, accumulate): (bool, bool),
-    in_bytes: bool,
-    record: impl Fn(&mut Gpu, &Product<'_>) -> Result<(), VulkanError>,
-) {
-    let (ty, rows, cols) = (weight.ty, weight.rows, weight.cols);
-    let what =
-        format!("{n} tokens × {ty} [{rows}, {cols}], bias {with_bias}, accumulate {accumulate}, in bytes {in_bytes}");
-    let on_device = weight.upload(gpu, "weight");
-    let (mut values, before) = (random.values(n * cols), random.values(n * rows));
-    let bias_values = random.values(rows);
-    let bias = with_bias.then(|| TestWeight::vector(&bias_values).upload(gpu, "bias"));
-    let x = Matrix::new(gpu, n, cols, &values);
-    let dst = Matrix::new(gpu, n, rows, &before);
-    let product = Product { bias: bias.as_ref(), accumulate, ..Product::new(x.rows(), &on_device, dst.rows()) };
-    let bytes = Bytes::new(gpu, n, cols);
-    if in_bytes {
-        run(gpu, &what, |g| {
-            quantize::record(g, x.rows(), bytes.rows())?;
-            record(g, &Product { quantized: Some(bytes.rows()), ..product })
-        });
-        values = bytes.decoded();
-    } else {
-        run(gpu, &what, |g| record(g, &product));
-    }
-    let (mut want, mut size) = (Vec::new(), Vec::new());
-    for t in 0..n {
-        for r in 0..rows {
-            let terms =
-                values[t * cols..][..cols].iter().zip(weight.row(r)).map(|(&a, &b)| f64::from(a) * f64::from(b));
-            let (sum, absolute) = terms.fold((0.0, 0.0), |(s, a), v| (s + v, a + v.abs()));
-            let bias = if with_bias { f64::from(bias_values[r]) } else { 0.0 };
-            let old = if accumulate { f64::from(before[t * rows + r]) } else { 0.0 };
-            want.push(sum + bias + old);
-            size.push(absolute + bias.abs() + old.abs());
-        }
-    }
-    // f32 sums in another order, and weights that may be rounded once less.
-    assert_close(&what, &dst.read(), &want, |i| 2e-5 * size[i]);
-}
-
 #[test]
 fn matrix_vector_products_of_every_type_and_number_of_columns() {
     let (mut gpu, mut random) = (gpu(), Random(3));
@@ -167,7 +110,7 @@ fn products_in_integers_of_every_type_and_number_of_columns() {
         for (n, rows, cols) in [(1, 67, small), (2, 9, 768), (3, 5, 11 * small), (8, 33, 768), (1, 3, 256)] {
             let weight = TestWeight::random(&mut random, ty, rows, cols);
             for options in [(false, false), (true, true)] {
-                check_product_of(&mut gpu, &mut random, &weight, n, options, true, record_matvec);
+                check_product_in_bytes(&mut gpu, &mut random, &weight, n, options, record_matvec);
             }
         }
     }
@@ -184,7 +127,7 @@ fn every_code_of_four_bits_is_unpacked_to_its_value() {
         };
         let bytes: Vec<u8> = (0..16).flat_map(|c| [block(c, c), block(c, 8), block(8, c)].concat()).collect();
         let weight = TestWeight::from_bytes(ty, 16, 96, bytes);
-        check_product_of(&mut gpu, &mut random, &weight, 1, (false, false), true, record_matvec);
+        check_product_in_bytes(&mut gpu, &mut random, &weight, 1, (false, false), record_matvec);
     }
 }
 
@@ -284,7 +227,8 @@ fn matrix_vector_products_of_more_tokens_than_columns() {
     for n in [1, 9, 16, 17] {
         for in_bytes in [false, true] {
             let weight = TestWeight::random(&mut random, GgmlType::Q4_K, 21, 512);
-            check_product_of(&mut gpu, &mut random, &weight, n, (true, false), in_bytes, record_matvec);
+            let check = if in_bytes { check_product_in_bytes } else { check_product };
+            check(&mut gpu, &mut random, &weight, n, (true, false), record_matvec);
         }
     }
 }
@@ -723,9 +667,9 @@ fn a_pass_that_is_cut_into_many_submits_gives_the_same() {
     let weight = TestWeight::random(&mut random, GgmlType::Q4_0, 64, 64).upload(&mut gpu, "weight");
     let ones = TestWeight::vector(&[1.0; 64]).upload(&mut gpu, "norm");
     let values = random.values(64);
-    let mut results = Vec::new();
-    for flops in [u64::MAX, 20_000, 1] {
-        gpu.set_tuning(Tuning { submit_budget: Cost { flops, ..gpu.tuning().submit_budget }, ..*gpu.tuning() });
+    let (mut results, mut n_submits) = (Vec::new(), Vec::new());
+    for flops in [u64::MAX, 200_000, 1] {
+        gpu.set_tuning(Tuning { submit_work: Cost { flops, ..gpu.tuning().submit_work }, ..*gpu.tuning() });
         // A chain in which every op needs the one before.
         let (a, b) = (Matrix::new(&mut gpu, 1, 64, &values), Matrix::untouched(&mut gpu, 1, 64));
         run(&mut gpu, "chain", |g| {
@@ -737,10 +681,33 @@ fn a_pass_that_is_cut_into_many_submits_gives_the_same() {
             Ok(())
         });
         results.push((a.read(), b.read()));
+        n_submits.push(gpu.last_pass().n_submits);
     }
+    assert!(n_submits[0] == 1 && n_submits[1] > 1 && n_submits[2] > n_submits[1], "{n_submits:?}");
     assert!(results[0].0.iter().all(|v| v.is_finite() && v.abs() > 0.0), "{results:?}");
     assert_eq!(results[1], results[0]);
     assert_eq!(results[2], results[0]);
+}
+
+#[test]
+fn submits_become_smaller_on_a_device_that_is_slower_than_expected() {
+    let (mut gpu, mut random) = (gpu(), Random(15));
+    // A millisecond is expected to do what takes this device minutes.
+    let work = Cost { read_bytes: 1 << 50, written_bytes: 1 << 50, flops: 1 << 50 };
+    gpu.set_tuning(Tuning { submit_ms: 1, submit_work: work, ..*gpu.tuning() });
+    let weight = TestWeight::random(&mut random, GgmlType::F16, 512, 512).upload(&mut gpu, "weight");
+    let x = Matrix::new(&mut gpu, 64, 512, &random.values(64 * 512));
+    let dst = Matrix::untouched(&mut gpu, 64, 512);
+    let mut pass = || {
+        let product = Product::new(x.rows(), &weight, dst.rows());
+        run(&mut gpu, "ten products", |g| (0..10).try_for_each(|_| record_matmul(g, &product)));
+        (gpu.last_pass().n_submits, dst.read())
+    };
+    let (n, first) = pass();
+    assert_eq!(n, 1, "nothing was measured");
+    let (n, last) =
+        (0..40).map(|_| pass()).find(|&(n, _)| n == 10).expect("after some passes every product is cut off");
+    assert_eq!((n, last), (10, first), "the same results");
 }
 
 #[test]

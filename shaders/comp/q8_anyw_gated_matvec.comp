@@ -10,6 +10,7 @@
 // arithmetic, 16-bit storage, buffer addresses, integer dot products. Rows beyond the end are computed from the last one
 // and not stored.
 #define X_Q8
+#define X_BUFFER ReadU32x4
 #include "buffers.glsl"
 #include "weights.glsl"
 

@@ -8,6 +8,7 @@
 // Specialization constants: 0 WG_SIZE, 1 N_ROWS, 2 N_COLS, 3 GROUPED. Subgroup size ≥ 4, subgroup arithmetic, 16-bit
 // storage, buffer addresses, integer dot products. Rows beyond the end are computed from the last one and not stored.
 #define X_Q8
+#define X_BUFFER ReadU32x4
 #include "buffers.glsl"
 #include "weights.glsl"
 

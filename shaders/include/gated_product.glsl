@@ -10,11 +10,7 @@ layout(push_constant) uniform Push {
     ReadU32x4 up_quants;
     ReadU32 up_high;
     SCALES up_scales;
-#ifdef X_Q8
-    ReadU32x4 x;        // [n_tokens], rows of quantize.glsl with n_pieces = x_stride4
-#else
-    ReadF32x4 x;        // [n_tokens, x_stride4 * 4]
-#endif
+    X_BUFFER x;         // [n_tokens, x_stride4 * 4], or with X_Q8 rows of quantize.glsl with n_pieces = x_stride4
     ReadF32 gate_bias;  // [experts, bias_stride], read if HAS_BIAS
     ReadF32 up_bias;
     WriteF32 dst;       // [n_tokens or pairs, dst_stride]

@@ -5,11 +5,7 @@ const uint N_MATRICES = 1;
 
 layout(push_constant) uniform Push {
     WEIGHT_MEMBERS    // [n_rows, k] of every expert
-#ifdef X_Q8
-    ReadU32x4 x;      // [n_tokens or pairs / x_share], rows of quantize.glsl with n_pieces = x_stride4
-#else
-    ReadF32x4 x;      // [n_tokens or pairs / x_share, x_stride4 * 4]
-#endif
+    X_BUFFER x;       // [n_tokens or pairs / x_share, x_stride4 * 4], or with X_Q8 rows of quantize.glsl
     ReadF32 bias;     // [experts, bias_stride], read if HAS_BIAS
     WriteF32 dst;     // [n_tokens or pairs, dst_stride]
     ReadU32x4 tiles;  // these three if GROUPED: see tiles.glsl

@@ -36,6 +36,11 @@
 #define SCALES ReadF16
 #endif
 
+// How rows of activations lie: f32, or what f32_half_rows.comp or quantize.glsl made of them.
+#ifndef X_BUFFER
+#define X_BUFFER ReadF32x4
+#endif
+
 #define WEIGHT_MEMBERS \
     ReadU32x4 quants;  \
     ReadU32 high;      \

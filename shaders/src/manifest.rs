@@ -101,10 +101,16 @@ pub enum Kernel {
     Matvec(WeightType),
     /// Product with many columns.
     Matmul(WeightType),
+    /// Product with many columns on the matrix units.
+    HalfMatmul(WeightType),
     /// Two products with a few columns, and their gated activation.
     GatedMatvec(WeightType),
     /// Two products with many columns, and their gated activation.
     GatedMatmul(WeightType),
+    /// The same on the matrix units.
+    HalfGatedMatmul(WeightType),
+    /// Rows of activations in f16, for the matrix units.
+    HalfRows,
     /// Product with a few columns in bytes; of quantised types only.
     DotMatvec(WeightType),
     /// Two products with a few columns in bytes, and their gated activation; of quantised types only.
@@ -141,10 +147,17 @@ pub enum Kernel {
 
 impl Kernel {
     /// Kernels that have a variant per weight type.
-    const BY_WEIGHT: [fn(WeightType) -> Kernel; 5] =
-        [Kernel::Embed, Kernel::Matvec, Kernel::Matmul, Kernel::GatedMatvec, Kernel::GatedMatmul];
+    const BY_WEIGHT: [fn(WeightType) -> Kernel; 7] = [
+        Kernel::Embed,
+        Kernel::Matvec,
+        Kernel::Matmul,
+        Kernel::GatedMatvec,
+        Kernel::GatedMatmul,
+        Kernel::HalfMatmul,
+        Kernel::HalfGatedMatmul,
+    ];
     /// The others.
-    const PLAIN: [Kernel; 15] = [
+    const PLAIN: [Kernel; 16] = [
         Kernel::RmsNorm,
         Kernel::Rope,
         Kernel::KvStore,
@@ -160,6 +173,7 @@ impl Kernel {
         Kernel::Fma,
         Kernel::Quantize,
         Kernel::RmsNormQuantize,
+        Kernel::HalfRows,
     ];
 
     /// Kernels that have a variant per quantised weight type.
@@ -189,6 +203,8 @@ impl Kernel {
             Kernel::Matmul(w) => by_weight(2, w),
             Kernel::GatedMatvec(w) => by_weight(3, w),
             Kernel::GatedMatmul(w) => by_weight(4, w),
+            Kernel::HalfMatmul(w) => by_weight(5, w),
+            Kernel::HalfGatedMatmul(w) => by_weight(6, w),
             Kernel::RmsNorm => plain(0),
             Kernel::Rope => plain(1),
             Kernel::KvStore => plain(2),
@@ -204,6 +220,7 @@ impl Kernel {
             Kernel::Fma => plain(12),
             Kernel::Quantize => plain(13),
             Kernel::RmsNormQuantize => plain(14),
+            Kernel::HalfRows => plain(15),
             Kernel::DotMatvec(w) => by_quantised(0, w),
             Kernel::DotGatedMatvec(w) => by_quantised(1, w),
         }
@@ -221,6 +238,9 @@ impl Kernel {
             Kernel::DotGatedMatvec(_) => "q8_anyw_gated_matvec.comp",
             Kernel::Quantize => "f32_quantize.comp",
             Kernel::RmsNormQuantize => "f32_rms_norm_quantize.comp",
+            Kernel::HalfMatmul(_) => "f16_anyw_matmul.comp",
+            Kernel::HalfGatedMatmul(_) => "f16_anyw_gated_matmul.comp",
+            Kernel::HalfRows => "f32_half_rows.comp",
             Kernel::RmsNorm => "f32_rms_norm.comp",
             Kernel::Rope => "f32_rope.comp",
             Kernel::KvStore => "f32_kv_store.comp",
@@ -246,7 +266,9 @@ impl Kernel {
             | Kernel::GatedMatvec(w)
             | Kernel::GatedMatmul(w)
             | Kernel::DotMatvec(w)
-            | Kernel::DotGatedMatvec(w) => Some(w),
+            | Kernel::DotGatedMatvec(w)
+            | Kernel::HalfMatmul(w)
+            | Kernel::HalfGatedMatmul(w) => Some(w),
             _ => None,
         }
     }

@@ -82,10 +82,12 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
     if args.reset {
         return reset(&gpu, args.json, out);
     }
-    let knobs: Vec<&Knob> =
-        KNOBS.iter().filter(|k| args.filter.as_ref().is_none_or(|text| k.name.contains(text))).collect();
+    // Those that there is a choice for on this device.
+    let known: Vec<&Knob> = KNOBS.iter().filter(|k| !k.candidates(gpu.info()).is_empty()).collect();
+    let is_wanted = |k: &&Knob| args.filter.as_ref().is_none_or(|text| k.name.contains(text));
+    let knobs: Vec<&Knob> = known.iter().copied().filter(is_wanted).collect();
     if knobs.is_empty() {
-        let names: Vec<&str> = KNOBS.iter().map(|k| k.name).collect();
+        let names: Vec<&str> = known.iter().map(|k| k.name).collect();
         let text = args.filter.as_deref().unwrap_or_default();
         return Err(Failure::new(
             format!("no size has {text:?} in its name"),

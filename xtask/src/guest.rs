@@ -6,9 +6,9 @@
 //! cache, take its place: nothing is installed. Crates that `sandbox/guest/patches` changes are copied, patched, below
 //! the guest's target directory. Takes ten to twenty minutes the first time.
 
-use crate::setup::apt;
+use crate::setup::{self, archive::Archive};
 use crate::shell::{self, step};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 use std::{
     env, fs,
@@ -19,7 +19,6 @@ use std::{
 const TARGET: &str = "wasm32-wasip1";
 /// Debian's suite that carries the source of current Rust libraries.
 const DEBIAN_SUITE: &str = "trixie-backports";
-const DEBIAN_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// zstd's strongest level whose window the decoder in the sandbox accepts.
 const ZSTD_LEVEL: &str = "-19";
 const ZSTD_WINDOW: &str = "--long=26";
@@ -30,7 +29,7 @@ const SOURCES: [&str; 4] = ["accel/src", "guest/patches", "guest/python", "guest
 pub fn build(root: &Path) -> Result<()> {
     let sandbox = root.join("sandbox");
     let guest = sandbox.join("guest");
-    let cache = cache_dir()?.join("guest-toolchain");
+    let cache = setup::cache_dir()?.join("guest-toolchain");
     let python = python_packages(&guest, &cache)?;
     let tools = ToolChain::find(&cache)?;
     let patched = patch_crates(&guest)?;
@@ -221,10 +220,12 @@ impl ToolChain {
         let library = prefix.join(format!("usr/src/rustc-{version}/library"));
         let libc = prefix.join("usr/lib").join(TARGET);
         if !library.is_dir() || !libc.join("libc.a").is_file() {
-            let apt = Apt::new(cache)?;
-            apt.update()?;
-            let source = apt.newest("rust-src", &format!("{version}+"))?;
-            apt.unpack(&[format!("rust-src={source}"), "wasi-libc".into()], &prefix)?;
+            let archive = Archive::new(&cache.join("apt"), DEBIAN_SUITE)?;
+            archive.update()?;
+            let source = archive
+                .newest("rust-src", &format!("{version}+"))
+                .with_context(|| format!("`rustup target add {TARGET}` makes this unnecessary"))?;
+            archive.unpack(&[format!("rust-src={source}"), "wasi-libc".into()], &prefix)?;
             ensure!(library.is_dir(), "rust-src {source} does not hold {}", library.display());
             ensure!(libc.join("libc.a").is_file(), "wasi-libc does not hold {}", libc.join("libc.a").display());
         }
@@ -248,73 +249,4 @@ impl ToolChain {
         }
         Ok(flags)
     }
-}
-
-/// apt with its own sources, lists and archives.
-struct Apt {
-    directory: PathBuf,
-    options: Vec<String>,
-}
-
-impl Apt {
-    fn new(cache: &Path) -> Result<Apt> {
-        let directory = cache.join("apt");
-        for name in ["lists/partial", "archives/partial", "debs"] {
-            let path = directory.join(name);
-            fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
-        }
-        ensure!(Path::new(DEBIAN_KEYRING).is_file(), "{DEBIAN_KEYRING} is missing: this needs Debian's signing keys");
-        let mirror = apt::mirror().context("apt's sources name no mirror of this release: this needs Debian")?;
-        let sources = directory.join("sources.list");
-        fs::write(&sources, format!("deb [signed-by={DEBIAN_KEYRING}] {mirror} {DEBIAN_SUITE} main\n"))
-            .with_context(|| format!("cannot write {}", sources.display()))?;
-        let set = |name: &str, value: String| ["-o".to_owned(), format!("{name}={value}")];
-        let options = [
-            set("Dir::Etc::sourcelist", sources.display().to_string()),
-            set("Dir::Etc::sourceparts", "/dev/null".into()),
-            set("Dir::State::lists", directory.join("lists").display().to_string()),
-            set("Dir::Cache::archives", directory.join("archives").display().to_string()),
-            set("Dir::Cache::pkgcache", String::new()),
-            set("Dir::Cache::srcpkgcache", String::new()),
-            set("APT::Sandbox::User", String::new()),
-        ];
-        Ok(Apt { directory, options: options.concat() })
-    }
-
-    fn update(&self) -> Result<()> {
-        shell::run(Command::new("apt-get").args(&self.options).args(["-q", "update"]))
-    }
-
-    /// The newest version of `package` that starts with `prefix`.
-    fn newest(&self, package: &str, prefix: &str) -> Result<String> {
-        let list = shell::capture(Command::new("apt-cache").args(&self.options).args(["madison", package]));
-        let list = list.with_context(|| format!("apt knows no package {package}"))?;
-        let versions = list.lines().filter_map(|line| line.split('|').nth(1).map(str::trim));
-        match versions.filter(|version| version.starts_with(prefix)).max() {
-            Some(version) => Ok(version.to_owned()),
-            None => {
-                bail!("no {package} {prefix}… in {DEBIAN_SUITE}; `rustup target add {TARGET}` makes this unnecessary")
-            }
-        }
-    }
-
-    fn unpack(&self, packages: &[String], prefix: &Path) -> Result<()> {
-        let debs = self.directory.join("debs");
-        let mut download = Command::new("apt-get");
-        shell::run(download.current_dir(&debs).args(&self.options).args(["-q", "download"]).args(packages))?;
-        fs::create_dir_all(prefix).with_context(|| format!("cannot create {}", prefix.display()))?;
-        for entry in fs::read_dir(&debs).with_context(|| format!("cannot list {}", debs.display()))? {
-            let path = entry?.path();
-            shell::run(Command::new("dpkg").arg("-x").arg(&path).arg(prefix))?;
-            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
-        }
-        Ok(())
-    }
-}
-
-/// `$XDG_CACHE_HOME/aimo-engine`, or below `~/.cache`.
-fn cache_dir() -> Result<PathBuf> {
-    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path: &PathBuf| path.is_absolute());
-    let root = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
-    Ok(root.context("set XDG_CACHE_HOME or HOME")?.join("aimo-engine"))
 }

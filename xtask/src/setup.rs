@@ -6,12 +6,13 @@
 //! the release's backports, whose suite is added to apt's sources once.
 
 pub mod apt;
+pub mod archive;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::shell;
 
@@ -116,6 +117,13 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
         bail!("{}", packages_message(&still));
     }
     Ok(())
+}
+
+/// `$XDG_CACHE_HOME/aimo-engine`, or below `~/.cache`.
+pub fn cache_dir() -> Result<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path: &PathBuf| path.is_absolute());
+    let root = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
+    Ok(root.context("set XDG_CACHE_HOME or HOME")?.join("aimo-engine"))
 }
 
 fn packages_message(missing: &[Need]) -> String {

@@ -3,6 +3,9 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod experts;
+pub mod products;
+
 use engine::backend::TensorView;
 use engine::backend::vulkan::kernels::Rows;
 use engine::backend::vulkan::kernels::quantize::QuantizedRows;

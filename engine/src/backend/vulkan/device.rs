@@ -85,12 +85,23 @@ impl Device {
         }
         let mut executable_info =
             vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR::default().pipeline_executable_info(true);
+        let mut matrix = vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default().cooperative_matrix(true);
         let mut extensions = Vec::new();
+        let with_matrices = !info.matrices.is_empty();
+        if with_matrices {
+            // Kernels for the matrix units are written for the Vulkan memory model and whole subgroups of a set size.
+            f12 = f12.shader_float16(true).vulkan_memory_model(true);
+            f13 = f13.subgroup_size_control(true).compute_full_subgroups(true);
+        }
         let mut create = vk::DeviceCreateInfo::default()
             .queue_create_infos(&queues)
             .push_next(&mut f11)
             .push_next(&mut f12)
             .push_next(&mut f13);
+        if with_matrices {
+            extensions.push(khr::cooperative_matrix::NAME.as_ptr());
+            create = create.push_next(&mut matrix);
+        }
         if with_statistics {
             extensions.push(khr::pipeline_executable_properties::NAME.as_ptr());
             create = create.push_next(&mut executable_info);

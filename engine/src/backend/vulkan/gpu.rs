@@ -33,6 +33,8 @@ pub struct Gpu {
     pub(super) pipelines: Pipelines,
     pub(super) memory: Memory,
     pub(super) staging: Option<Region>,
+    /// Where activations are put in f16 for the matrix units.
+    pub(super) half_rows: Option<Region>,
     pub(super) staged_uploads: bool,
     pub(super) tuning: Tuning,
     stored: Stored,
@@ -46,10 +48,11 @@ impl Gpu {
         let stored = Stored::of(&device);
         let tuning = stored.apply(Tuning::of(&device.info));
         Ok(Gpu {
-            commands: Commands::new(device.clone(), tuning.submit_budget)?,
+            commands: Commands::new(device.clone(), tuning.pace())?,
             pipelines: Pipelines::new(device.clone())?,
             memory: Memory::new(device.clone())?,
             staging: None,
+            half_rows: None,
             staged_uploads: options.staged_uploads,
             tuning,
             stored,
@@ -83,7 +86,7 @@ impl Gpu {
     /// Uses other sizes from here on.
     pub fn set_tuning(&mut self, tuning: Tuning) {
         self.tuning = tuning;
-        self.commands.set_budget(tuning.submit_budget);
+        self.commands.set_pace(tuning.pace());
     }
 
     /// Takes device memory; `what` is named if there is none left. Contents are undefined.
@@ -94,6 +97,14 @@ impl Gpu {
     /// Copies a weight tensor to the device, in the kernels' layout.
     pub fn upload(&mut self, tensor: TensorView<'_>) -> Result<Weight, VulkanError> {
         weights::upload(self, tensor)
+    }
+
+    /// Makes room for f16 activations of so many bytes (see [`half_rows::bytes`](super::kernels::half_rows::bytes)).
+    pub fn reserve_half_rows(&mut self, bytes: u64) -> Result<(), VulkanError> {
+        if self.half_rows.is_none_or(|region| region.bytes < bytes) {
+            self.half_rows = Some(self.allocate(MemoryUse::Device, bytes, "activations in f16")?);
+        }
+        Ok(())
     }
 
     /// Starts to record kernels.

@@ -13,8 +13,8 @@ use super::error::VulkanError;
 use super::instance::DeviceInfo;
 use super::kernels::linear::Method;
 use super::kernels::{
-    attention, embed, gated, gather, kv_store, linear, moe_sum, place_heads, probe, quantize, rms_norm, rope, route,
-    scale_by_sigmoid, swiglu,
+    attention, embed, gated, gather, half_rows, kv_store, linear, moe_sum, place_heads, probe, quantize, rms_norm,
+    rope, route, scale_by_sigmoid, swiglu,
 };
 use super::pipelines::{Compiled, Pipelines, Variant};
 use super::tune::Stored;
@@ -59,6 +59,9 @@ impl Inspector {
                 all.push(variant);
             }
         }
+        if t.matrix.is_some() {
+            all.push(half_rows::variant(t));
+        }
         all.extend(WeightType::ALL.iter().map(|&ty| embed::variant(t, ty)));
         let moe = |(n_expert, n_expert_used)| MoeConfig {
             n_expert,
@@ -86,8 +89,12 @@ impl Inspector {
         all.extend([rms_norm::variant(t), gather::variant(t)]);
         all.extend(probe::variants());
         let used = |k: Kernel| all.iter().any(|v| v.kernel == k);
-        let in_integers = |k: Kernel| matches!(k, Kernel::DotMatvec(_) | Kernel::DotGatedMatvec(_));
-        debug_assert!(Kernel::all().all(|k| used(k) || in_integers(k) && !self.info.fast_dot), "every kernel is used");
+        let not_here = |k: Kernel| match k {
+            Kernel::DotMatvec(_) | Kernel::DotGatedMatvec(_) => !self.info.fast_dot,
+            Kernel::HalfMatmul(_) | Kernel::HalfGatedMatmul(_) | Kernel::HalfRows => t.matrix.is_none(),
+            _ => false,
+        };
+        debug_assert!(Kernel::all().all(|k| used(k) || not_here(k)), "every kernel is used");
         all
     }
 
@@ -118,8 +125,8 @@ fn products(t: &Tuning) -> Vec<Variant> {
         all.extend(linear::expert_variants(t, ty, &methods));
         all.extend(gated::variants(t, ty, activation, &methods, true));
     }
-    let dense = Method::all(N_BATCH, |n| Method::of(t, n));
-    all.extend(WeightType::ALL.iter().flat_map(|&ty| gated::variants(t, ty, Activation::Swiglu, &dense, false)));
+    let dense = |ty| Method::all(N_BATCH, |n| Method::of(t, ty, n));
+    all.extend(WeightType::ALL.iter().flat_map(|&ty| gated::variants(t, ty, Activation::Swiglu, &dense(ty), false)));
     all
 }
 

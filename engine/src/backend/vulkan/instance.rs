@@ -55,6 +55,8 @@ pub struct DeviceInfo {
     pub subgroup_size: u32,
     /// Optional features that kernels may make use of.
     pub features: Vec<&'static str>,
+    /// Matrices that its matrix units multiply in f16 with f32 sums; none without cooperative matrices.
+    pub matrices: Vec<MatrixShape>,
     /// What the device lacks; it is usable if this is empty.
     pub missing: Vec<String>,
     pub(super) driver_version: u32,
@@ -63,6 +65,17 @@ pub struct DeviceInfo {
     pub(super) subgroup_sizes: (u32, u32),
     /// Whether four products of signed bytes are one instruction.
     pub(super) fast_dot: bool,
+}
+
+/// A product of matrices that a subgroup computes in one step: `m × k` times `k × n`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MatrixShape {
+    /// Rows of the first and of the result.
+    pub m: u32,
+    /// Columns of the second and of the result.
+    pub n: u32,
+    /// What is summed over.
+    pub k: u32,
 }
 
 /// What a device is made of.
@@ -231,6 +244,7 @@ impl Instance {
                 .sum(),
             subgroup_size: 0,
             features: Vec::new(),
+            matrices: Vec::new(),
             missing: Vec::new(),
             driver_version: basic.driver_version,
             shared_bytes: limits.max_compute_shared_memory_size,
@@ -307,7 +321,35 @@ impl Instance {
             true => (p13.min_subgroup_size, p13.max_subgroup_size),
             false => (info.subgroup_size, info.subgroup_size),
         };
+        if has(ash::khr::cooperative_matrix::NAME)
+            && f12.shader_float16 != 0
+            && f12.vulkan_memory_model != 0
+            && can_choose
+        {
+            info.matrices = self.matrices(device)?;
+        }
         Ok(info)
+    }
+
+    /// What the device's matrix units multiply in f16 with f32 sums, from its own list.
+    fn matrices(&self, device: vk::PhysicalDevice) -> Result<Vec<MatrixShape>, VulkanError> {
+        let mut feature = vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default();
+        let mut features = vk::PhysicalDeviceFeatures2::default().push_next(&mut feature);
+        // SAFETY: `device` comes from this instance and has the extension that the chained struct belongs to.
+        unsafe { self.raw.get_physical_device_features2(device, &mut features) };
+        if feature.cooperative_matrix == 0 {
+            return Ok(Vec::new());
+        }
+        let functions = ash::khr::cooperative_matrix::Instance::new(&self._entry, &self.raw);
+        // SAFETY: as above.
+        let all = unsafe { functions.get_physical_device_cooperative_matrix_properties(device) };
+        let all = check("vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR", all)?;
+        let (half, single) = (vk::ComponentTypeKHR::FLOAT16, vk::ComponentTypeKHR::FLOAT32);
+        let fits = |p: &&vk::CooperativeMatrixPropertiesKHR<'_>| {
+            (p.a_type, p.b_type, p.c_type, p.result_type) == (half, half, single, single)
+                && p.scope == vk::ScopeKHR::SUBGROUP
+        };
+        Ok(all.iter().filter(fits).map(|p| MatrixShape { m: p.m_size, n: p.n_size, k: p.k_size }).collect())
     }
 }
 
@@ -387,6 +429,7 @@ mod tests {
             memory_bytes: 1 << 30,
             subgroup_size: 32,
             features: Vec::new(),
+            matrices: Vec::new(),
             missing: if usable { Vec::new() } else { vec!["something".to_owned()] },
             driver_version: 0,
             shared_bytes: 32 << 10,

@@ -2,8 +2,9 @@
 //! for what else it must have). A pass is recorded into one command buffer, submitted once and waited for.
 //!
 //! Refuses devices that lack a feature, models whose shapes the kernels don't handle, and anything that doesn't fit
-//! the device's memory, before the first pass. Products of many tokens are computed in f32 whatever the weight type; those
-//! of a few tokens with quantised weights in integers, where the device is fast at that and `exact` isn't asked for.
+//! the device's memory, before the first pass. Products are computed in f32 whatever the weight type, unless the device
+//! is fast at something else and `exact` isn't asked for: those of a few tokens with quantised weights in integers, those
+//! of many tokens on matrix units with f16 factors.
 //! Activation rows are padded to a multiple of 8 elements, which stay zero: kernels read whole vec4s.
 
 mod commands;
@@ -14,6 +15,7 @@ mod inspect;
 mod instance;
 pub mod kernels;
 mod memory;
+mod pace;
 mod pipelines;
 mod probe;
 mod profile;
@@ -27,13 +29,13 @@ pub use device::DeviceOptions;
 pub use error::VulkanError;
 pub use gpu::{DispatchTime, Gpu};
 pub use inspect::{CodeReport, Inspector, compile_only_environment};
-pub use instance::{DeviceInfo, DeviceKind, best_real_gpu, devices};
+pub use instance::{DeviceInfo, DeviceKind, MatrixShape, best_real_gpu, devices};
 pub use memory::{MemoryUse, Region};
 pub use pipelines::Variant;
 pub use probe::{Peaks, measure_peaks};
 pub use profile::PassStats;
 pub use shaders::write_sources as write_shader_sources;
-pub use tuning::{MatmulTile, Tuning};
+pub use tuning::{MatmulTile, MatrixTile, MatrixTiles, Tuning};
 pub use weights::{Weight, weight_type};
 
 use std::collections::BTreeSet;
@@ -46,8 +48,8 @@ use kernels::quantize::QuantizedRows;
 use kernels::rope::Rotation;
 use kernels::route::Routing;
 use kernels::{
-    Rows, attention, embed, gated, gather, kv_store, linear, moe_sum, place_heads, quantize, rms_norm, rope, route,
-    scale_by_sigmoid, swiglu,
+    Rows, attention, embed, gated, gather, half_rows, kv_store, linear, moe_sum, place_heads, quantize, rms_norm, rope,
+    route, scale_by_sigmoid, swiglu,
 };
 use shaders::WeightType;
 
@@ -178,7 +180,7 @@ impl Vulkan {
     fn to_bytes(&mut self, x: Act, ty: WeightType) -> Result<bool, VulkanError> {
         let (gpu, m) = self.parts();
         let rows = m.rows(x);
-        if !Method::of(&gpu.tuning, rows.n_rows).can_dot(ty) {
+        if !Method::of(&gpu.tuning, ty, rows.n_rows).can_dot(ty) {
             return Ok(false);
         }
         if m.in_bytes_of == Some(x) {
@@ -359,6 +361,15 @@ fn allocate_experts(gpu: &mut Gpu, config: &Config, moe: &MoeConfig, n_batch: us
     })
 }
 
+/// Bytes that the f16 form of any activations of a pass may take.
+fn half_rows_bytes(config: &Config, n_batch: usize) -> u64 {
+    let rows = Act::ALL.map(|act| half_rows::bytes(n_batch, stride(act, config).next_multiple_of(ROW_ALIGN)));
+    let of_pairs =
+        |moe: &MoeConfig| half_rows::bytes(n_batch * moe.n_expert_used, moe.n_ff_exp.next_multiple_of(ROW_ALIGN));
+    let inputs = Act::ALL.into_iter().zip(rows).filter(|(act, _)| *act != Act::Logits).map(|(_, bytes)| bytes);
+    inputs.chain(config.moe.as_ref().map(of_pairs)).max().unwrap_or(0)
+}
+
 fn cache_shape(config: &Config, kv: &KvLayout, il: usize) -> CacheShape {
     let n_pages = kv.kinds[kv.layer_kind[il]].n_pages;
     CacheShape { n_pages, n_head_kv: config.layers[il].n_head_kv, head_dim: config.head_dim, types: kv.options }
@@ -424,6 +435,9 @@ impl Backend for Vulkan {
             Some(moe) => Some(allocate_experts(gpu, config, moe, limits.n_batch)?),
             None => None,
         };
+        if gpu.tuning.matrix.is_some() {
+            gpu.reserve_half_rows(half_rows_bytes(config, limits.n_batch))?;
+        }
         let mut words = |n: usize, what: &str| gpu.allocate(MemoryUse::Upload, (n * 4) as u64, what);
         let n_entries = kv.n_seq * kv.pages_per_seq;
         let tables = kv.kinds.iter().map(|_| words(n_entries, "page tables")).collect::<Result<_, _>>()?;
@@ -449,8 +463,8 @@ impl Backend for Vulkan {
         variants.extend(
             groups.into_iter().flat_map(|group| attention::variants(&gpu.tuning, config.head_dim, group, kv.options)),
         );
-        let methods = Method::all(limits.n_batch, |n| Method::of(&gpu.tuning, n));
         for ty in WeightType::ALL.into_iter().filter(|t| self.gate_types.contains(&(*t as usize))) {
+            let methods = Method::all(limits.n_batch, |n| Method::of(&gpu.tuning, ty, n));
             variants.extend(gated::variants(&gpu.tuning, ty, Activation::Swiglu, &methods, false));
         }
         if gpu.tuning.dot_from[0] < usize::MAX {
@@ -465,6 +479,9 @@ impl Backend for Vulkan {
                 variants.extend(gated::variants(&gpu.tuning, ty, moe.activation, &methods, true));
             }
             variants.push(route::variant(&gpu.tuning, moe));
+        }
+        if gpu.tuning.matrix.is_some() {
+            variants.push(half_rows::variant(&gpu.tuning));
         }
         gpu.prepare(&variants)?;
         gpu.pipelines.save();
@@ -494,6 +511,9 @@ impl Backend for Vulkan {
     fn begin(&mut self, batch: &[BatchToken], kv: &KvPages) -> Result<(), Error> {
         // First, so that nothing of a pass that was given up still reads the inputs.
         self.gpu.begin()?;
+        if batch.chunk_by(|a, b| a.seq == b.seq).all(|tokens| tokens.len() == 1) {
+            self.gpu.commands.keep_whole();
+        }
         let m = self.model.as_mut().expect("allocate comes before the first pass");
         m.in_bytes_of = None;
         m.write_inputs(batch, kv);
@@ -520,7 +540,7 @@ impl Backend for Vulkan {
         assert_eq!(weight.cols, rows.width, "width of {}", weight.name);
         let is_of_few = |method| matches!(method, Method::Matvec { .. });
         // Each expert gets a few of a batch's tokens only.
-        let is_for_few = is_of_few(Method::of(&gpu.tuning, rows.n_rows))
+        let is_for_few = is_of_few(Method::of(&gpu.tuning, WeightType::Q8_0, rows.n_rows))
             || m.experts.is_some() && is_of_few(m.routing(&gpu.tuning).method);
         if is_for_few && rows.n_rows >= gpu.tuning.dot_from[0] {
             rms_norm::quantized::record(gpu, m.rows(x), weight, eps, rows, m.bytes(dst))?;
@@ -542,14 +562,16 @@ impl Backend for Vulkan {
         if self.parts().1.rows(x).n_rows == 0 {
             return Ok(());
         }
-        for p in products {
-            let in_integers = self.to_bytes(x, p.weight.ty)?;
-            let (gpu, m) = self.parts();
-            let product = Product::new(m.rows(x), p.weight, m.rows(p.out));
-            let quantized = in_integers.then(|| m.bytes(x));
-            linear::record(gpu, &Product { quantized, bias: p.bias, accumulate: p.accumulate, ..product })?;
-            self.overwrites(p.out);
-        }
+        let in_bytes = products.iter().map(|p| self.to_bytes(x, p.weight.ty)).collect::<Result<Vec<_>, _>>()?;
+        let (gpu, m) = self.parts();
+        let all = products.iter().zip(in_bytes).map(|(p, in_bytes)| Product {
+            quantized: in_bytes.then(|| m.bytes(x)),
+            bias: p.bias,
+            accumulate: p.accumulate,
+            ..Product::new(m.rows(x), p.weight, m.rows(p.out))
+        });
+        linear::record_all(gpu, &all.collect::<Vec<_>>())?;
+        products.iter().for_each(|p| self.overwrites(p.out));
         Ok(())
     }
 
@@ -641,10 +663,16 @@ impl Backend for Vulkan {
             let routing = Some(routing);
             gated::record(gpu, &Gated { x, quantized, gate, up, biases, activation, dst: hidden, routing })?;
         } else {
-            for (weight, bias, dst) in [(&experts.gate, gate_bias, hidden), (&experts.up, up_bias, up)] {
-                let product = Product::new(x, weight, dst);
-                linear::record(gpu, &Product { quantized, bias, routing: Some(routing), ..product })?;
-            }
+            let both = [(&experts.gate, gate_bias, hidden), (&experts.up, up_bias, up)];
+            linear::record_all(
+                gpu,
+                &both.map(|(weight, bias, dst)| Product {
+                    quantized,
+                    bias,
+                    routing: Some(routing),
+                    ..Product::new(x, weight, dst)
+                }),
+            )?;
             swiglu::record(gpu, hidden, up, activation)?;
         }
         let in_integers = n_tokens >= gpu.tuning.dot_from[1] && routing.method.can_dot(experts.down.ty);

@@ -13,6 +13,7 @@ use shaders::Kernel;
 
 use super::device::Device;
 use super::error::{VulkanError, check};
+use super::tuning::MatrixTile;
 
 /// First bytes of a cache file; then the checksum of the rest, then the driver's data.
 const CACHE_MAGIC: &[u8; 8] = b"aimovkpc";
@@ -36,6 +37,7 @@ impl Variant {
             Kernel::Matvec(_) | Kernel::GatedMatvec(_) | Kernel::DotMatvec(_) | Kernel::DotGatedMatvec(_) => {
                 self.constants.first().copied()
             }
+            Kernel::HalfMatmul(_) | Kernel::HalfGatedMatmul(_) => Some(self.constants[MatrixTile::SUBGROUP_ID]),
             _ => None,
         }
     }

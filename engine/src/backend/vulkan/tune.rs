@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::device::Device;
 use super::instance::DeviceInfo;
 use super::pipelines::{cache_folder, device_name};
-use super::tuning::{MatmulTile, Tuning};
+use super::tuning::{MatmulTile, MatrixTile, Tuning};
 
 /// Version of the file's form and of the meaning of its values.
 const VERSION: u32 = 1;
@@ -43,7 +43,7 @@ pub struct Knob {
 }
 
 impl Knob {
-    /// What can be chosen on a device.
+    /// What can be chosen on a device; nothing where the device lacks what it is about.
     pub fn candidates(&self, info: &DeviceInfo) -> Vec<Value> {
         (self.candidates)(info)
     }
@@ -105,8 +105,42 @@ fn tile_value(t: MatmulTile) -> Value {
     vec![t.block_rows, t.block_tokens, t.thread_rows, t.thread_tokens]
 }
 
+/// Numbers for a device with matrix units; others have no choice.
+fn of_matrices(info: &DeviceInfo, values: &[u32]) -> Vec<Value> {
+    if Tuning::of(info).matrix.is_some() { numbers(values) } else { Vec::new() }
+}
+
+/// Tiles of matrix units that fit the device.
+fn matrix_tiles(info: &DeviceInfo) -> impl Iterator<Item = MatrixTile> {
+    // Rows and tokens of a workgroup, then of a subgroup; weights of a row at a time; buffers.
+    const GPU: [[u32; 6]; 8] = [
+        [128, 128, 64, 32, 32, 2],
+        [128, 128, 64, 32, 32, 1],
+        [128, 128, 64, 32, 64, 1],
+        [128, 128, 32, 64, 32, 2],
+        [128, 256, 64, 64, 32, 2],
+        [128, 256, 64, 64, 32, 1],
+        [64, 128, 32, 32, 32, 2],
+        [64, 64, 32, 32, 32, 2],
+    ];
+    const SOFTWARE: [[u32; 6]; 3] = [[64, 64, 16, 16, 32, 1], [32, 32, 16, 16, 32, 1], [64, 32, 16, 16, 32, 1]];
+    let all = if info.is_cpu() { &SOFTWARE[..] } else { &GPU[..] };
+    let shipped = Tuning::of(info).matrix.map(|m| m.tiles[3]);
+    let tiles = shipped.into_iter().flat_map(|t| all.iter().map(move |v| with_matrix_value(t, v)));
+    tiles.filter(|t| t.fits(info))
+}
+
+fn with_matrix_value(tile: MatrixTile, v: &[u32]) -> MatrixTile {
+    let [block_rows, block_tokens, wave_rows, wave_tokens, tile_k, buffers] = [v[0], v[1], v[2], v[3], v[4], v[5]];
+    MatrixTile { block_rows, block_tokens, wave_rows, wave_tokens, tile_k, buffers, ..tile }
+}
+
+fn matrix_value(t: &MatrixTile) -> Value {
+    vec![t.block_rows, t.block_tokens, t.wave_rows, t.wave_tokens, t.tile_k, t.buffers]
+}
+
 /// Every size that can be measured, in the order in which they are.
-pub static KNOBS: [Knob; 18] = [
+pub static KNOBS: [Knob; 21] = [
     Knob {
         name: "matvec",
         what: "invocations per workgroup of matrix–vector products",
@@ -222,6 +256,40 @@ pub static KNOBS: [Knob; 18] = [
         candidates: |_| numbers(&[2, 4, 8, 16, 32]),
         get: |t| vec![t.experts_matmul_from as u32],
         set: |t, v| t.experts_matmul_from = v[0] as usize,
+    },
+    Knob {
+        name: "matrix.wide",
+        what: "widest tile of the products of many tokens on matrix units",
+        kernels: &["f16_"],
+        columns: &[],
+        prompts: &[512],
+        candidates: |info| matrix_tiles(info).map(|t| matrix_value(&t)).collect(),
+        get: |t| t.matrix.iter().flat_map(|m| matrix_value(&m.tiles[3])).collect(),
+        set: |t, v| {
+            if let Some(m) = &mut t.matrix {
+                m.tiles[3] = with_matrix_value(m.tiles[3], v);
+            }
+        },
+    },
+    Knob {
+        name: "matrix.from",
+        what: "tokens from which on matrix units are used",
+        kernels: &["mat"],
+        columns: &[12, 24, 48],
+        prompts: &[],
+        candidates: |info| of_matrices(info, &[9, 17, 33, 65]),
+        get: |t| t.matrix.iter().map(|m| m.from as u32).collect(),
+        set: |t, v| t.matrix.iter_mut().for_each(|m| m.from = v[0] as usize),
+    },
+    Knob {
+        name: "matrix.experts_from",
+        what: "mean tokens of an expert from which on matrix units are used",
+        kernels: &["mat"],
+        columns: &[48],
+        prompts: &[256],
+        candidates: |info| of_matrices(info, &[2, 4, 8, 16, 32]),
+        get: |t| t.matrix.iter().map(|m| m.experts_from as u32).collect(),
+        set: |t, v| t.matrix.iter_mut().for_each(|m| m.experts_from = v[0] as usize),
     },
     Knob {
         name: "attention",
@@ -400,7 +468,8 @@ mod tests {
             let shipped = Tuning::of(info);
             for knob in &KNOBS {
                 let candidates = knob.candidates(info);
-                assert!(candidates.len() > 1, "{}: {candidates:?}", knob.name);
+                let has_choice = candidates.len() > 1;
+                assert!(has_choice != (knob.name.starts_with("matrix.") && shipped.matrix.is_none()), "{}", knob.name);
                 for value in candidates {
                     assert_eq!(knob.value(&knob.with(&shipped, &value)), value, "{}", knob.name);
                 }

@@ -2,7 +2,8 @@
 //! another choice needs no new shader.
 
 use super::commands::Cost;
-use super::instance::DeviceInfo;
+use super::instance::{DeviceInfo, MatrixShape};
+use super::pace::Pace;
 
 /// Tile of the matrix product: `block_rows × block_tokens` per workgroup, `thread_rows × thread_tokens` per
 /// invocation.
@@ -38,6 +39,133 @@ impl MatmulTile {
     /// The first specialization constants of the kernels.
     pub(super) fn constants(self) -> [u32; 5] {
         [self.workgroup(), self.block_rows, self.block_tokens, self.thread_rows, self.thread_tokens]
+    }
+}
+
+/// Tile of the matrix product on matrix units: `block_rows × block_tokens` per workgroup, `wave_rows × wave_tokens` per
+/// subgroup, in steps of `tile_k`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MatrixTile {
+    /// What the device multiplies in one step.
+    pub shape: MatrixShape,
+    /// Rows of the weight per workgroup.
+    pub block_rows: u32,
+    /// Tokens per workgroup.
+    pub block_tokens: u32,
+    /// Rows per subgroup: a multiple of twice the shape's, so that two matrices can share it.
+    pub wave_rows: u32,
+    /// Tokens per subgroup.
+    pub wave_tokens: u32,
+    /// Weights of a row, and activations of a token, in shared memory at a time.
+    pub tile_k: u32,
+    /// Tiles in shared memory: with two, one is filled while the other is multiplied.
+    pub buffers: u32,
+    /// Invocations of a subgroup.
+    pub subgroup: u32,
+}
+
+impl MatrixTile {
+    /// Specialization constant with the size of subgroups.
+    pub(super) const SUBGROUP_ID: usize = 10;
+
+    /// Invocations per workgroup.
+    pub fn workgroup(self) -> u32 {
+        self.block_rows / self.wave_rows * (self.block_tokens / self.wave_tokens) * self.subgroup
+    }
+
+    /// Bytes of shared memory, for one matrix or two: the tiles, or in their place the sums on their way out; a number
+    /// per token; the values of a weight type.
+    pub fn shared_bytes(self) -> u32 {
+        let tiles = self.buffers * (self.block_rows + self.block_tokens) * (self.tile_k / 2 + 4);
+        let sums = self.workgroup() / self.subgroup * self.shape.n * (self.wave_rows + 8);
+        4 * (tiles.max(sums) + self.block_tokens) + 64
+    }
+
+    /// Half the rows, for kernels that compute them of two matrices.
+    pub fn halved(self) -> MatrixTile {
+        MatrixTile { block_rows: self.block_rows / 2, wave_rows: self.wave_rows / 2, ..self }
+    }
+
+    /// Whether a device can run it.
+    pub fn fits(self, info: &DeviceInfo) -> bool {
+        let MatrixTile { shape, block_rows, block_tokens, wave_rows, wave_tokens, tile_k, subgroup, .. } = self;
+        info.matrices.contains(&shape)
+            && block_rows.is_multiple_of(wave_rows)
+            && block_tokens.is_multiple_of(wave_tokens)
+            && wave_rows.is_multiple_of(2 * shape.m)
+            && wave_tokens.is_multiple_of(shape.n)
+            && tile_k.is_multiple_of(shape.k)
+            && tile_k.is_multiple_of(32)
+            && (info.subgroup_sizes.0..=info.subgroup_sizes.1).contains(&subgroup)
+            && self.workgroup() <= 256
+            && self.shared_bytes() <= info.shared_bytes
+    }
+
+    /// The first specialization constants of the kernels.
+    pub(super) fn constants(self) -> [u32; 11] {
+        let MatrixShape { m, n, k } = self.shape;
+        let blocks = [self.workgroup(), self.block_rows, self.block_tokens, self.wave_rows, self.wave_tokens];
+        let [a, b, c, d, e] = blocks;
+        [a, b, c, d, e, m, n, k, self.tile_k, self.buffers, self.subgroup]
+    }
+}
+
+/// Tiles for matrix units by number of tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MatrixTiles {
+    /// They are used from this number of tokens on.
+    pub from: usize,
+    /// For experts: from this mean number of tokens per expert on.
+    pub experts_from: usize,
+    /// The tiles, by ascending tokens per workgroup.
+    pub tiles: [MatrixTile; 4],
+}
+
+impl MatrixTiles {
+    /// The tile for `n_tokens`: the least work, counting for each workgroup the tokens that it makes room for and 32
+    /// more for the decoding of its weights.
+    pub fn for_tokens(&self, n_tokens: usize) -> MatrixTile {
+        let work = |tile: &&MatrixTile| {
+            let width = tile.block_tokens as usize;
+            (n_tokens.div_ceil(width) * (width + 32), std::cmp::Reverse(width))
+        };
+        *self.tiles.iter().min_by_key(work).expect("there are tiles")
+    }
+
+    /// The tiles for a device with matrix units that are of use.
+    fn of(info: &DeviceInfo) -> Option<MatrixTiles> {
+        let shape = *info.matrices.iter().find(|s| s.m == 16 && s.n == 16).or(info.matrices.first())?;
+        let subgroup = 32.clamp(info.subgroup_sizes.0, info.subgroup_sizes.1);
+        let tile = |block_rows, block_tokens, wave_rows, wave_tokens, buffers| MatrixTile {
+            shape,
+            block_rows,
+            block_tokens,
+            wave_rows,
+            wave_tokens,
+            tile_k: 32,
+            buffers,
+            subgroup,
+        };
+        // For each number of tokens from the best to what fits small devices.
+        let choices = [
+            [tile(128, 16, 32, 16, 2), tile(64, 16, 32, 16, 1), tile(64, 16, 16, 16, 1)],
+            [tile(128, 32, 32, 32, 2), tile(64, 32, 32, 32, 1), tile(64, 32, 16, 16, 1)],
+            [tile(128, 64, 32, 32, 2), tile(64, 64, 32, 32, 1), tile(32, 64, 16, 32, 1)],
+            [tile(128, 128, 64, 32, 2), tile(64, 128, 32, 32, 1), tile(32, 64, 16, 32, 1)],
+        ];
+        // Software compiles slowly what is unrolled: subgroups with little each.
+        let small = [
+            [tile(32, 16, 16, 16, 1); 3],
+            [tile(32, 32, 16, 16, 1); 3],
+            [tile(64, 32, 16, 16, 1); 3],
+            [tile(64, 64, 16, 16, 1); 3],
+        ];
+        let choices = if info.is_cpu() { small } else { choices };
+        let best = |all: [MatrixTile; 3]| all.into_iter().find(|t| t.fits(info));
+        let [a, b, c, d] = choices.map(best);
+        let tiles = [a?, b?, c?, d?];
+        // Up to 16 tokens integers read each weight once and are bound by the bus.
+        Some(MatrixTiles { from: if info.fast_dot { 17 } else { 9 }, experts_from: 8, tiles })
     }
 }
 
@@ -78,8 +206,14 @@ pub struct Tuning {
     pub experts_matmul_from: usize,
     /// Its tile: fewer tokens, since they are shared out.
     pub experts: MatmulTile,
-    /// Work after which a pass goes on in another submit: systems reset a GPU whose submit takes seconds.
-    pub submit_budget: Cost,
+    /// Products of many tokens on matrix units, where the device has them and f16 activations are allowed.
+    pub matrix: Option<MatrixTiles>,
+    /// Invocations per workgroup that makes f16 of a row.
+    pub half_rows: u32,
+    /// Milliseconds after which a pass goes on in another submit: systems reset a GPU whose submit takes seconds.
+    pub submit_ms: u32,
+    /// Work that is expected to take as long, until it was measured.
+    pub submit_work: Cost,
 }
 
 #[cfg(test)]
@@ -104,7 +238,10 @@ impl Tuning {
             matmul: tile,
             experts_matmul_from: 8,
             experts: tile,
-            submit_budget: Cost::default(),
+            matrix: None,
+            half_rows: 64,
+            submit_ms: 200,
+            submit_work: Cost::default(),
         }
     }
 }
@@ -116,9 +253,14 @@ impl Tuning {
         rows[usize::from(columns > 2)]
     }
 
+    /// What is expected of the device before anything was measured.
+    pub(super) fn pace(&self) -> Pace {
+        Pace::new(f64::from(self.submit_ms) * 1e-3, self.submit_work)
+    }
+
     /// The same with activations in f32 in every product.
     pub fn exact(self) -> Tuning {
-        Tuning { dot_from: [usize::MAX; 2], ..self }
+        Tuning { dot_from: [usize::MAX; 2], matrix: None, ..self }
     }
 
     /// The same with products of a few tokens in integers, also where the device has no instruction for them.
@@ -167,8 +309,11 @@ impl Tuning {
             matmul: fitting(tile),
             experts_matmul_from: 16,
             experts: fitting(experts),
-            // About 200 ms of a GPU with 200 GB/s and 2 TFLOPS.
-            submit_budget: Cost { read_bytes: 40_000_000_000, written_bytes: 40_000_000_000, flops: 400_000_000_000 },
+            matrix: MatrixTiles::of(info),
+            half_rows: 256,
+            submit_ms: 200,
+            // Of a GPU with 200 GB/s and 2 TFLOPS.
+            submit_work: Cost { read_bytes: 40_000_000_000, written_bytes: 40_000_000_000, flops: 400_000_000_000 },
         };
         if !info.is_cpu() {
             return general;
@@ -181,7 +326,6 @@ impl Tuning {
             attention: 64,
             attention_groups: 4,
             attention_split: 512,
-            place_heads: 32,
             route: 64,
             matvec: info.subgroup_size,
             matvec_rows: [8, 4],
@@ -192,7 +336,8 @@ impl Tuning {
             matmul: MatmulTile { thread_tokens: 8, ..general.matmul },
             experts_matmul_from: 16,
             experts: MatmulTile { thread_rows: 8, ..general.experts },
-            submit_budget: general.submit_budget,
+            half_rows: 64,
+            ..general
         }
     }
 }

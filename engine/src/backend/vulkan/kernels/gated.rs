@@ -1,9 +1,11 @@
 //! `dst = act(x · gateᵀ (+ bias), x · upᵀ (+ bias))`: both products of a feed-forward layer and its activation, by
 //! `f32_anyw_gated_matvec.comp` for a few tokens (`q8_anyw_gated_matvec.comp` where their activations are there in
-//! bytes) and `f32_anyw_gated_matmul.comp` for many. With a routing, of each pair's expert.
+//! bytes) and `f32_anyw_gated_matmul.comp` for many, or on the matrix units `f16_anyw_gated_matmul.comp`. With a routing,
+//! of each pair's expert.
 
 use shaders::{Kernel, WeightType};
 
+use super::half_rows;
 use super::linear::{HAS_BIAS, Input, Method, check_bias, check_padded, routing_addresses, with_dot};
 use super::quantize::QuantizedRows;
 use super::route::Routing;
@@ -92,6 +94,11 @@ fn variant(
             constants.extend([u32::from(grouped), code]);
             Variant { kernel: Kernel::GatedMatmul(ty), constants }
         }
+        Method::Matrix { tile } => {
+            let mut constants = tile.halved().constants().to_vec();
+            constants.extend([u32::from(grouped), code]);
+            Variant { kernel: Kernel::HalfGatedMatmul(ty), constants }
+        }
     }
 }
 
@@ -99,7 +106,7 @@ fn variant(
 pub fn record(gpu: &mut Gpu, gated: &Gated<'_>) -> Result<(), VulkanError> {
     let method = match gated.routing {
         Some(routing) => routing.method,
-        None => Method::of(&gpu.tuning, gated.x.n_rows),
+        None => Method::of(&gpu.tuning, gated.gate.ty, gated.x.n_rows),
     };
     record_with(gpu, gated, method)
 }
@@ -119,12 +126,16 @@ pub fn record_with(gpu: &mut Gpu, gated: &Gated<'_>, method: Method) -> Result<(
     biases.iter().flatten().for_each(|b| check_bias(Some(b), n_matrices, dst.width));
     let quantized = quantized.filter(|_| method.can_dot(gate.ty));
     let variant = variant(&gpu.tuning, gate.ty, *activation, method, routing.is_some(), quantized.is_some());
-    // The second constant is the number of rows in both kernels.
+    let half = match method.is_of_halves() {
+        true => Some(half_rows::record(gpu, *x)?),
+        false => None,
+    };
+    // The second constant is the number of rows in all kernels.
     let groups = method.grid(gpu, dst.width, variant.constants[1], x.n_rows, *routing);
     let pipeline = gpu.pipelines.get(&variant)?;
     let mut op = gpu.commands.op();
     let [tiles, entries, _] = routing_addresses(&mut op, *routing, method, dst.n_rows);
-    let input = Input::new(&mut op, *x, quantized);
+    let input = Input::new(&mut op, *x, quantized, half);
     let push = Push {
         quants: gate.quants,
         high: gate.high,

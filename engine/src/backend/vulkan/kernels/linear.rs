@@ -1,15 +1,17 @@
 //! `dst = x · weightᵀ (+ bias) (+ dst)`: for a few tokens by `f32_anyw_matvec.comp`, which reads each weight once for
-//! up to 8 of them, for many by `f32_anyw_matmul.comp`, which keeps tiles of both sides in shared memory. With a
-//! routing, the same kernels multiply each pair of it with its expert's matrix. A few tokens whose activations are there
-//! in bytes are multiplied by `q8_anyw_matvec.comp`, if the weights are quantised.
+//! up to 16 of them, for many by `f32_anyw_matmul.comp`, which keeps tiles of both sides in shared memory, or by
+//! `f16_anyw_matmul.comp`, which does so on the device's matrix units. With a routing, the same kernels multiply each
+//! pair of it with its expert's matrix. A few tokens whose activations are there in bytes are multiplied by
+//! `q8_anyw_matvec.comp`, if the weights are quantised.
 
 use shaders::{Kernel, WeightType};
 
+use super::half_rows::{self, HalfRows};
 use super::quantize::QuantizedRows;
 use super::route::Routing;
 use super::{Rows, flat_grid, push_constants};
 use crate::backend::vulkan::commands::{Op, ReadAddress, WriteAddress};
-use crate::backend::vulkan::{Cost, Gpu, MatmulTile, Tuning, Variant, VulkanError, Weight};
+use crate::backend::vulkan::{Cost, Gpu, MatmulTile, MatrixTile, Tuning, Variant, VulkanError, Weight};
 
 const ACCUMULATE: u32 = 1;
 /// Flag of [`super::gated`] too.
@@ -81,23 +83,35 @@ pub enum Method {
         /// Rows and columns of a workgroup.
         tile: MatmulTile,
     },
+    /// Tiles on the matrix units, with activations in f16.
+    Matrix {
+        /// Rows and columns of a workgroup and its subgroups.
+        tile: MatrixTile,
+    },
 }
 
 impl Method {
-    /// For all of a batch with one matrix.
-    pub fn of(tuning: &Tuning, n_tokens: usize) -> Method {
-        match n_tokens < tuning.matmul_from {
-            true => Method::matvec(tuning, n_tokens),
-            false => Method::Matmul { tile: tuning.matmul },
+    /// For all of a batch with one matrix of type `ty`. F32 matrices (routers among them) are never rounded to f16.
+    pub fn of(tuning: &Tuning, ty: WeightType, n_tokens: usize) -> Method {
+        match tuning.matrix {
+            Some(matrix) if ty != WeightType::F32 && n_tokens >= matrix.from => {
+                Method::Matrix { tile: matrix.for_tokens(n_tokens) }
+            }
+            _ if n_tokens < tuning.matmul_from => Method::matvec(tuning, n_tokens),
+            _ => Method::Matmul { tile: tuning.matmul },
         }
     }
 
     /// For a batch whose tokens choose `n_used` of `n_expert` matrices each. No expert has more than `n_tokens`
     /// columns, so with up to 8 tokens each chosen expert is one tile: it is read once.
     pub fn of_experts(tuning: &Tuning, n_tokens: usize, n_expert: usize, n_used: usize) -> Method {
-        match n_tokens * n_used < tuning.experts_matmul_from * n_expert {
-            true => Method::matvec(tuning, n_tokens),
-            false => Method::Matmul { tile: tuning.experts },
+        let n_pairs = n_tokens * n_used;
+        match tuning.matrix {
+            Some(matrix) if n_tokens > 8 && n_pairs >= matrix.experts_from * n_expert => {
+                Method::Matrix { tile: matrix.for_tokens(n_pairs.div_ceil(n_expert)) }
+            }
+            _ if n_pairs < tuning.experts_matmul_from * n_expert => Method::matvec(tuning, n_tokens),
+            _ => Method::Matmul { tile: tuning.experts },
         }
     }
 
@@ -118,13 +132,23 @@ impl Method {
         match self {
             Method::Matvec { columns } => columns,
             Method::Matmul { tile } => tile.block_tokens,
+            Method::Matrix { tile } => tile.block_tokens,
         }
+    }
+
+    /// Whether the kernel takes its activations in f16.
+    pub(super) fn is_of_halves(self) -> bool {
+        matches!(self, Method::Matrix { .. })
     }
 
     /// Every method that passes of 1 to `n_batch` tokens use, by `of`.
     pub(in crate::backend::vulkan) fn all(n_batch: usize, of: impl Fn(usize) -> Method) -> Vec<Method> {
-        let mut all: Vec<Method> = (1..=n_batch).map(of).collect();
-        all.dedup();
+        let mut all: Vec<Method> = Vec::new();
+        for method in (1..=n_batch).map(of) {
+            if !all.contains(&method) {
+                all.push(method);
+            }
+        }
         all
     }
 
@@ -145,8 +169,8 @@ impl Method {
                 let [y, z, _] = flat_grid(row_groups, [y, z, 1]);
                 [routing.map_or(col_groups, |r| r.max_tiles() as u32), y, z]
             }
-            (Method::Matmul { .. }, None) => [row_groups, col_groups, 1],
-            (Method::Matmul { .. }, Some(r)) => [row_groups, r.max_tiles() as u32, 1],
+            (Method::Matmul { .. } | Method::Matrix { .. }, None) => [row_groups, col_groups, 1],
+            (Method::Matmul { .. } | Method::Matrix { .. }, Some(r)) => [row_groups, r.max_tiles() as u32, 1],
         };
         let max = gpu.max_groups();
         assert!(groups.iter().zip(max).all(|(&n, max)| n <= max), "{groups:?} workgroups, at most {max:?}");
@@ -156,16 +180,20 @@ impl Method {
 
 /// Records the product with the kernel that suits the number of tokens, or that the routing was made for.
 pub fn record(gpu: &mut Gpu, product: &Product<'_>) -> Result<(), VulkanError> {
-    let method = match product.routing {
+    record_all(gpu, std::slice::from_ref(product))
+}
+
+/// The same for several products of one input.
+pub fn record_all(gpu: &mut Gpu, products: &[Product<'_>]) -> Result<(), VulkanError> {
+    record_all_with(gpu, products, |tuning, product| match product.routing {
         Some(routing) => routing.method,
-        None => Method::of(&gpu.tuning, product.x.n_rows),
-    };
-    record_with(gpu, product, method)
+        None => Method::of(tuning, product.weight.ty, product.x.n_rows),
+    })
 }
 
 /// Every variant that passes of 1 to `n_batch` tokens use for weights of type `ty`.
 pub fn variants(tuning: &Tuning, ty: WeightType, n_batch: usize) -> Vec<Variant> {
-    let methods = Method::all(n_batch, |n| Method::of(tuning, n));
+    let methods = Method::all(n_batch, |n| Method::of(tuning, ty, n));
     with_dot(tuning, ty, &methods).map(|(m, dot)| variant(tuning, ty, m, Grouped::No, dot)).collect()
 }
 
@@ -217,11 +245,39 @@ fn variant(tuning: &Tuning, ty: WeightType, method: Method, grouped: Grouped, do
             constants.push(grouped as u32);
             Variant { kernel: Kernel::Matmul(ty), constants }
         }
+        Method::Matrix { tile } => {
+            let mut constants = tile.constants().to_vec();
+            constants.push(grouped as u32);
+            Variant { kernel: Kernel::HalfMatmul(ty), constants }
+        }
     }
 }
 
 /// Records the product with the kernel of `method`.
 pub fn record_with(gpu: &mut Gpu, product: &Product<'_>, method: Method) -> Result<(), VulkanError> {
+    record_all_with(gpu, std::slice::from_ref(product), |_, _| method)
+}
+
+/// Records products of one input, each with the kernel of its method.
+fn record_all_with(
+    gpu: &mut Gpu,
+    products: &[Product<'_>],
+    method_of: impl Fn(&Tuning, &Product<'_>) -> Method,
+) -> Result<(), VulkanError> {
+    let Some(Product { x, .. }) = products.first() else { return Ok(()) };
+    let is_of_x = |p: &Product<'_>| p.x.region.address == x.region.address && p.x.n_rows == x.n_rows;
+    assert!(products.iter().all(is_of_x), "products of one input");
+    let methods: Vec<Method> = products.iter().map(|p| method_of(&gpu.tuning, p)).collect();
+    let half = match methods.iter().any(|m| m.is_of_halves()) {
+        true => Some(half_rows::record(gpu, *x)?),
+        false => None,
+    };
+    let mut all = products.iter().zip(methods);
+    all.try_for_each(|(product, method)| record_one(gpu, product, method, half.filter(|_| method.is_of_halves())))
+}
+
+/// Records the product, of `half` in place of its input where that is there.
+fn record_one(gpu: &mut Gpu, product: &Product<'_>, method: Method, half: Option<HalfRows>) -> Result<(), VulkanError> {
     let Product { x, quantized, weight, bias, dst, accumulate, routing, weighted } = product;
     x.check("x");
     dst.check("dst");
@@ -233,6 +289,7 @@ pub fn record_with(gpu: &mut Gpu, product: &Product<'_>, method: Method) -> Resu
         Some(r) if *accumulate => {
             assert!(r.n_tokens == 1 && *weighted, "the pairs of a single token can be added up: {r:?}");
             assert_eq!((x.n_rows, dst.n_rows), (r.n_pairs(), 1), "pairs of x, rows of dst");
+            assert!(half.is_none(), "a single token needs no tiles");
             (Grouped::Token, SINGLE, 1, r.n_pairs())
         }
         Some(r) => {
@@ -247,7 +304,7 @@ pub fn record_with(gpu: &mut Gpu, product: &Product<'_>, method: Method) -> Resu
     check_bias(*bias, n_matrices, dst.width);
     let quantized = quantized.filter(|_| method.can_dot(weight.ty));
     let variant = variant(&gpu.tuning, weight.ty, method, grouped, quantized.is_some());
-    // The second constant is the number of rows in both kernels.
+    // The second constant is the number of rows in all kernels.
     let rows = variant.constants[1];
     let groups = match grouped {
         Grouped::Token => method.grid(gpu, dst.width, rows, 1, None),
@@ -257,7 +314,7 @@ pub fn record_with(gpu: &mut Gpu, product: &Product<'_>, method: Method) -> Resu
     let mut op = gpu.commands.op();
     let method = if matches!(grouped, Grouped::Token) { routing.map_or(method, |r| r.method) } else { method };
     let [tiles, entries, factors] = routing_addresses(&mut op, *routing, method, n_pairs);
-    let input = Input::new(&mut op, *x, quantized);
+    let input = Input::new(&mut op, *x, quantized, half);
     let push = Push {
         quants: weight.quants,
         high: weight.high,
@@ -288,16 +345,20 @@ pub fn record_with(gpu: &mut Gpu, product: &Product<'_>, method: Method) -> Resu
     op.dispatch(pipeline, groups, &push, cost)
 }
 
-/// The activations that a product reads: as f32 or in bytes.
+/// The activations that a product reads: as f32, in f16, or in bytes.
 pub(super) struct Input {
     pub address: ReadAddress,
-    /// From row to row in f32; to the scales in bytes.
+    /// From row to row in f32 and f16; to the scales in bytes.
     pub stride4: u32,
     pub bytes: u64,
 }
 
 impl Input {
-    pub fn new(op: &mut Op<'_>, x: Rows<'_>, quantized: Option<QuantizedRows<'_>>) -> Input {
+    pub fn new(op: &mut Op<'_>, x: Rows<'_>, quantized: Option<QuantizedRows<'_>>, half: Option<HalfRows>) -> Input {
+        if let Some(half) = half {
+            let (address, stride4) = half.read(op, x);
+            return Input { address, stride4, bytes: half_rows::bytes(x.n_rows, x.stride) };
+        }
         let Some(q) = quantized else {
             return Input { address: op.reads(x.region), stride4: x.stride4("x"), bytes: x.bytes() };
         };
@@ -342,7 +403,8 @@ mod tests {
             let prepared = variants(&exact, WeightType::Q4_K, n_batch);
             let mut used = Vec::new();
             for n in 1..=n_batch {
-                let variant = variant(&tuning, WeightType::Q4_K, Method::of(&tuning, n), Grouped::No, false);
+                let method = Method::of(&tuning, WeightType::Q4_K, n);
+                let variant = variant(&tuning, WeightType::Q4_K, method, Grouped::No, false);
                 if !used.contains(&variant) {
                     used.push(variant);
                 }

@@ -7,6 +7,7 @@ pub mod attention;
 pub mod embed;
 pub mod gated;
 pub mod gather;
+pub mod half_rows;
 pub mod kv_store;
 pub mod linear;
 pub mod moe_sum;
@@ -119,10 +120,16 @@ mod tests {
         for kernel in Kernel::all() {
             let mut members: Vec<Member> = match kernel {
                 Kernel::Embed(_) => embed::Push::members(),
-                Kernel::Matvec(_) | Kernel::Matmul(_) | Kernel::DotMatvec(_) => linear::Push::members(),
-                Kernel::GatedMatvec(_) | Kernel::GatedMatmul(_) | Kernel::DotGatedMatvec(_) => gated::Push::members(),
+                Kernel::Matvec(_) | Kernel::Matmul(_) | Kernel::DotMatvec(_) | Kernel::HalfMatmul(_) => {
+                    linear::Push::members()
+                }
+                Kernel::GatedMatvec(_)
+                | Kernel::GatedMatmul(_)
+                | Kernel::DotGatedMatvec(_)
+                | Kernel::HalfGatedMatmul(_) => gated::Push::members(),
                 Kernel::Quantize => quantize::Push::members(),
                 Kernel::RmsNormQuantize => rms_norm::quantized::Push::members(),
+                Kernel::HalfRows => half_rows::Push::members(),
                 Kernel::RmsNorm => rms_norm::Push::members(),
                 Kernel::Rope => rope::Push::members(),
                 Kernel::KvStore => kv_store::Push::members(),
