@@ -246,7 +246,7 @@ pub static KNOBS: [Knob; 18] = [
         prompts: &[],
         candidates: |info| of_matrices(info, &[9, 17, 33, 65]),
         get: |t| t.matrix.iter().map(|m| m.from as u32).collect(),
-        set: |t, v| _ = t.matrix.as_mut().map(|m| m.from = v[0] as usize),
+        set: |t, v| t.matrix.iter_mut().for_each(|m| m.from = v[0] as usize),
     },
     Knob {
         name: "matrix.experts_from",
@@ -256,7 +256,7 @@ pub static KNOBS: [Knob; 18] = [
         prompts: &[256],
         candidates: |info| of_matrices(info, &[2, 4, 8, 16, 32]),
         get: |t| t.matrix.iter().map(|m| m.experts_from as u32).collect(),
-        set: |t, v| _ = t.matrix.as_mut().map(|m| m.experts_from = v[0] as usize),
+        set: |t, v| t.matrix.iter_mut().for_each(|m| m.experts_from = v[0] as usize),
     },
     Knob {
         name: "attention",
