@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use solver::Protocol;
 
 use crate::commands::{
-    bench, devices, generate, info, kernels, logits, perplexity, python, replay, roofline, run, synth, tokenize, tune,
+    bench, devices, eval, generate, info, kernels, logits, perplexity, python, replay, roofline, run, synth, tokenize, tune,
 };
 
 /// Solves olympiad-level maths problems with a local language model, offline, in one program.
@@ -42,6 +42,8 @@ pub fn with_long_dashes(args: impl Iterator<Item = OsString>) -> impl Iterator<I
 pub enum Command {
     /// Solve problems: the model thinks, writes Python, sees its output, and answers; attempts vote
     Run(Box<run::Args>),
+    /// Measure a model on a set with answers: pass@k, maj@k, accuracy, cost, over several runs; compare two
+    Eval(Box<eval::Args>),
     /// Show a run again from its journal
     Replay(replay::Args),
     /// Continue a text, or answer a message with --chat

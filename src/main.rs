@@ -26,6 +26,7 @@ fn main() -> ExitCode {
     let mut out = std::io::stdout().lock();
     let result = match cli.command {
         Command::Run(args) => commands::run::run(&args, quiet, &mut out),
+        Command::Eval(args) => commands::eval::run(&args, quiet, &mut out),
         Command::Replay(args) => commands::replay::run(&args, &mut out),
         Command::Generate(args) => commands::generate::run(&args, quiet, &mut out),
         Command::Info(args) => commands::info::run(&args, &mut out),

@@ -11,6 +11,8 @@ pub mod attempt;
 pub mod clock;
 pub mod confidence;
 pub mod conversation;
+pub mod dataset;
+pub mod evaluation;
 pub mod integer;
 pub mod journal;
 pub mod local;

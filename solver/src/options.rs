@@ -30,6 +30,9 @@ pub struct SolverOptions {
     pub default_answer: i64,
     /// Tokens that one attempt may generate (tool output isn't counted). Default 2048.
     pub max_tokens: usize,
+    /// The model is told of no Python, and what it writes is never run. Default off.
+    #[serde(default)]
+    pub no_python: bool,
     /// Python blocks that one attempt may run. Default 6.
     pub max_turns: usize,
     /// Limits of each Python block. Default 6 s, 1 GiB, 64 KiB of output.
@@ -64,6 +67,7 @@ impl Default for SolverOptions {
             answer_range: AnswerRange::default(),
             default_answer: 0,
             max_tokens: 2048,
+            no_python: false,
             max_turns: 6,
             python: Limits::default(),
             output_chars: 2048,

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod devices;
+pub mod eval;
 pub mod generate;
 pub mod info;
 pub mod kernels;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::parser::ValueSource;
-use clap::{CommandFactory, ValueEnum};
+use clap::{CommandFactory, Parser, ValueEnum};
 use engine::chat::harmony::ReasoningEffort;
 use sandbox::Limits;
 use serde::{Deserialize, Serialize};
@@ -15,11 +15,13 @@ use solver::clock::budget::BudgetOptions;
 use solver::confidence::PruneOptions;
 use solver::{AnswerRange, ProblemSet, Protocol, Sampling, SolverOptions, StopRule, VoteRule, demo_set};
 
-use crate::args::{Cli, ModelArgs, SamplingArgs, at_least_one, duration, positive, protocol, reasoning_effort};
+use crate::args::{
+    Cli, Command, ModelArgs, SamplingArgs, at_least_one, duration, positive, protocol, reasoning_effort,
+};
 use crate::failure::Failure;
 
 /// Stands for a model that wasn't given: only a run that goes on needs none.
-const NO_MODEL: &str = "MODEL";
+pub const NO_MODEL: &str = "MODEL";
 
 /// Arguments of `run`.
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
@@ -35,6 +37,10 @@ pub struct Args {
     /// Ten built-in problems
     #[arg(long)]
     pub demo: bool,
+    /// Only the first N problems
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[serde(default)]
+    pub limit: Option<usize>,
     /// Problems from standard input, one JSON object {"id","problem"} a line, each answered by a line {"id","answer"}
     #[arg(long, conflicts_with = "json")]
     pub stdio: bool,
@@ -107,6 +113,10 @@ pub struct SolvingArgs {
     /// Most tokens that an attempt writes
     #[arg(short = 'n', long, visible_alias = "predict", value_name = "N", default_value_t = 2048, value_parser = at_least_one)]
     pub max_tokens: usize,
+    /// Nothing is run, and the model is told of no Python
+    #[arg(long)]
+    #[serde(default)]
+    pub no_python: bool,
     /// Most Python blocks that an attempt runs
     #[arg(long, value_name = "N", default_value_t = 6)]
     pub max_turns: usize,
@@ -181,12 +191,13 @@ impl Args {
         let range = self.solving.answer_range;
         match (&self.problems, &self.problem) {
             (Some(path), _) => ProblemSet::read(path, range)
+                .map(|set| set.limited(self.limit))
                 .map_err(|e| Failure::new(e.to_string(), "see `aimo-engine run --help` for the form of problem files")),
             (None, Some(text)) => ProblemSet::single(text).map_err(|e| Failure::Usage(e.to_string())),
             (None, None) if self.stdio => {
                 Ok(ProblemSet { name: "standard input".to_owned(), path: None, problems: Vec::new() })
             }
-            (None, None) if self.demo => Ok(demo_set()),
+            (None, None) if self.demo => Ok(demo_set().limited(self.limit)),
             (None, None) => {
                 let inputs = "PROBLEMS (a file), --problem TEXT, --demo or --stdio";
                 Err(Failure::Usage(format!("no problems are given: give one of {inputs}")))
@@ -211,6 +222,7 @@ impl Args {
             answer_range: s.answer_range,
             default_answer: s.default_answer,
             max_tokens: s.max_tokens,
+            no_python: s.no_python,
             max_turns: s.max_turns,
             python: Limits { time_ms: ms(s.python_timeout), ..defaults.python },
             stop: s.stop,
@@ -306,6 +318,14 @@ impl Args {
     /// Whether any of these names is an argument that says which problems are meant.
     pub fn names_problems(given: &[String]) -> bool {
         given.iter().any(|g| PROBLEMS.contains(&g.as_str()))
+    }
+}
+
+/// The arguments of `run` as if none had been given.
+pub fn defaults() -> Args {
+    match Cli::parse_from(["aimo-engine", "run"]).command {
+        Command::Run(args) => *args,
+        _ => unreachable!("the command is named"),
     }
 }
 

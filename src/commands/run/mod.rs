@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 use engine::chat::ChatTemplate;
 use engine::model::Config;
 use engine::scheduler::Scheduler;
+use sandbox::Workers;
+use serde_json::{Map, Value};
 use solver::clock::MonotonicClock;
 use solver::journal::{self, Header, History, Journal, JournalError, ModelIdentity, Recorder};
 use solver::local::LocalModel;
@@ -36,14 +38,26 @@ use crate::progress::Progress;
 const DEFAULT_PARALLEL: usize = 8;
 
 /// A run that is ready but for its model.
-struct Prepared {
-    args: Args,
-    options: SolverOptions,
-    problems: ProblemSet,
+pub struct Prepared {
+    /// Its arguments.
+    pub args: Args,
+    /// What they come to.
+    pub options: SolverOptions,
+    /// Its problems.
+    pub problems: ProblemSet,
     journal: Journal,
     history: Option<History>,
     folder: PathBuf,
     identity: ModelIdentity,
+    /// Kept in the journal beside the arguments.
+    more_settings: Map<String, Value>,
+}
+
+/// What runs are carried out with; one after the other may use it.
+pub struct Machine {
+    model: LocalModel,
+    python: Arc<Workers>,
+    backend: String,
 }
 
 /// Runs the command.
@@ -52,11 +66,12 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
     // Before the first output is written: from then on an interrupt has something to keep.
     let cancel = cancel_on_interrupt()?;
     let prepared = match &args.resume {
-        Some(folder) => resume(args, folder)?,
+        Some(folder) => resume(args, folder, &args::given_on_command_line("run"))?,
         None => begin(args)?,
     };
     let json = args.json;
-    let finished = carry_out(prepared, started, cancel, quiet, out)?;
+    let mut machine = None;
+    let finished = carry_out(prepared, &mut machine, started, cancel, quiet, out)?;
     let Finished { report, args, folder, transcripts, backend, first_token_s } = &finished;
     if json {
         let value = table::json_report(report, &args.model.model.display().to_string(), backend, *first_token_s)?;
@@ -74,7 +89,7 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
         }
         eprintln!("run: {}", folder.display());
     }
-    ended(&finished)
+    finished.ended()
 }
 
 /// A new run: everything that can be refused is, before the journal is made.
@@ -82,8 +97,13 @@ fn begin(args: &Args) -> Result<Prepared, Failure> {
     if !args.has_model() {
         return Err(Failure::Usage("the model is missing: give it with -m FILE (--model)".to_owned()));
     }
+    args.options()?;
+    begin_with(args, args.problem_set()?, Map::new())
+}
+
+/// A new run on these problems.
+pub fn begin_with(args: &Args, problems: ProblemSet, more_settings: Map<String, Value>) -> Result<Prepared, Failure> {
     let mut options = args.options()?;
-    let problems = args.problem_set()?;
     options.protocol = check_model(args)?;
     let args = args.clone();
     if let Some(path) = &args.output {
@@ -99,19 +119,20 @@ fn begin(args: &Args) -> Result<Prepared, Failure> {
         std::fs::remove_dir(&folder).ok();
         return Err(failure);
     }
-    Ok(Prepared { args, options, problems, journal, history: None, folder, identity })
+    Ok(Prepared { args, options, problems, journal, history: None, folder, identity, more_settings })
 }
 
-/// A run that goes on: everything comes from its journal, and what is given again has to be the same.
-fn resume(args: &Args, folder: &Path) -> Result<Prepared, Failure> {
+/// A run that goes on: everything comes from its journal, and what is given again (arguments of these names) has to be
+/// the same.
+pub fn resume(args: &Args, folder: &Path, given: &[String]) -> Result<Prepared, Failure> {
     let (journal, history) = Journal::resume(folder, args.salvage).map_err(|e| journal_failure(&e))?;
-    let given = args::given_on_command_line("run");
     let header = &history.header;
-    let resumed = args.resumed(&header.settings, &given)?;
+    let resumed = args.resumed(&header.settings, given)?;
     let differs = |e: journal::identity::Differs, next: &str| Failure::new(format!("{}: {e}", folder.display()), next);
-    if Args::names_problems(&given) {
+    if Args::names_problems(given) {
         let next = "leave the problems out (the journal holds them), or begin a new run without --resume";
-        header.check_problems(&args.problem_set()?).map_err(|e| differs(e, next))?;
+        let again = Args { limit: resumed.limit, ..args.clone() };
+        header.check_problems(&again.problem_set()?).map_err(|e| differs(e, next))?;
     }
     let options = SolverOptions { protocol: check_model(&resumed)?, ..resumed.options()? };
     header.check_options(&options).map_err(|e| differs(e, "begin a new run without --resume"))?;
@@ -123,12 +144,26 @@ fn resume(args: &Args, folder: &Path) -> Result<Prepared, Failure> {
         check_folder_of(path)?;
     }
     let folder = folder.to_path_buf();
-    Ok(Prepared { args: resumed, options, problems, journal, history: Some(history), folder, identity })
+    let (history, more_settings) = (Some(history), Map::new());
+    Ok(Prepared { args: resumed, options, problems, journal, history, folder, identity, more_settings })
+}
+
+impl Machine {
+    fn load(args: &Args, options: &SolverOptions, quiet: bool) -> Result<Machine, Failure> {
+        let python = Arc::new(load_workers(quiet)?);
+        let parallel = args.solving.parallel.unwrap_or(DEFAULT_PARALLEL).min(options.attempts);
+        let engine = load::load(&args.model, parallel, quiet)?;
+        let backend = engine.backend_name();
+        let model = LocalModel::new(Scheduler::new(engine)).with_chat(chat_settings(options));
+        let model = model.map_err(|e| load::chat_failure(&args.model.model, &e))?;
+        Ok(Machine { model, python, backend })
+    }
 }
 
 /// What a run came to, and what is needed to show it.
-struct Finished {
-    report: RunReport,
+pub struct Finished {
+    /// What it came to.
+    pub report: RunReport,
     args: Args,
     folder: PathBuf,
     transcripts: Option<PathBuf>,
@@ -136,31 +171,31 @@ struct Finished {
     first_token_s: Option<f64>,
 }
 
-fn carry_out(
+/// Works on a run to its end, with the machine that is there, which is loaded where there is none yet.
+pub fn carry_out(
     prepared: Prepared,
+    machine: &mut Option<Machine>,
     started: Instant,
     cancel: CancelToken,
     quiet: bool,
     out: &mut impl Write,
 ) -> Result<Finished, Failure> {
-    let Prepared { args, options, problems, journal, history, folder, identity } = prepared;
+    let Prepared { args, options, problems, journal, history, folder, identity, more_settings } = prepared;
     let (outputs, transcripts) = outputs(&args, &problems)?;
     if let (false, Some(history)) = (quiet, &history) {
         eprintln!("{}", resumed_text(&folder, history));
     }
-    let python = Arc::new(load_workers(quiet)?);
-    let parallel = args.solving.parallel.unwrap_or(DEFAULT_PARALLEL).min(options.attempts);
-    let engine = load::load(&args.model, parallel, quiet)?;
-    let backend = engine.backend_name();
-    let model = LocalModel::new(Scheduler::new(engine)).with_chat(chat_settings(&options));
-    let mut model = model.map_err(|e| load::chat_failure(&args.model.model, &e))?;
+    let Machine { model, python, backend } = match machine {
+        Some(machine) => machine,
+        None => machine.insert(Machine::load(&args, &options, quiet)?),
+    };
     let used = history.as_ref().map_or(Duration::ZERO, |h| Duration::from_millis(h.elapsed_ms));
     let clock = Arc::new(MonotonicClock::resumed(started, used));
     if history.is_none() {
-        solver::run::check_prompts(&model, &problems, &options).map_err(|e| run_failure(&e))?;
+        solver::run::check_prompts(model, &problems, &options).map_err(|e| run_failure(&e))?;
     }
     let recorder = match &history {
-        Some(_) => Recorder::resume(journal, clock.clone(), &backend),
+        Some(_) => Recorder::resume(journal, clock.clone(), backend),
         None => {
             let header = Header {
                 version: journal::event::VERSION,
@@ -169,7 +204,7 @@ fn carry_out(
                 model: identity,
                 backend: backend.clone(),
                 options: options.clone(),
-                settings: args.settings()?,
+                settings: args.settings()?.into_iter().chain(more_settings).collect(),
                 set_name: problems.name.clone(),
                 problems: problems.problems.clone(),
             };
@@ -189,7 +224,7 @@ fn carry_out(
     };
     let report = {
         let mut show = |event: solver::RunEvent<'_>| progress.show(&event);
-        let mut run = Run::new(&mut model, python, setup, &mut show);
+        let mut run = Run::new(model, python.clone(), setup, &mut show);
         if args.stdio {
             stdio::serve(&mut run, &options, &cancel, out)?;
         } else {
@@ -201,35 +236,37 @@ fn carry_out(
     };
     progress.finish();
     let first_token_s = progress.first_token_s();
-    Ok(Finished { report, args, folder, transcripts, backend, first_token_s })
+    Ok(Finished { report, args, folder, transcripts, backend: backend.clone(), first_token_s })
 }
 
-/// Exit status and message of a run that has ended.
-fn ended(finished: &Finished) -> Result<(), Failure> {
-    let Finished { report, folder, .. } = finished;
-    if let Some(reason) = &report.unwritten {
-        return Err(Failure::new(
-            format!("the last answers could not be written: {reason}"),
-            "they are in the table above; free the output's disk or choose another -o and enter them",
-        ));
-    }
-    if let Some(reason) = &report.journal {
-        return Err(Failure::new(
-            format!("the journal isn't whole: {reason}"),
-            "the answers above are complete; free the disk of the run's folder, or choose another --run-dir",
-        ));
-    }
-    match &report.end {
-        RunEnd::Complete | RunEnd::TimeUp => Ok(()),
-        RunEnd::Cancelled => Err(Failure::Interrupted),
-        RunEnd::Fault { problem_id, message } => Err(Failure::new(
-            format!("the model failed in problem {problem_id}: {message}"),
-            format!(
-                "the answers so far are kept; go on with `aimo-engine run --resume {}`, or begin anew with \
-                 `--backend cpu` or a smaller context",
-                folder.display()
-            ),
-        )),
+impl Finished {
+    /// Exit status and message of the run.
+    pub fn ended(&self) -> Result<(), Failure> {
+        let Finished { report, folder, .. } = self;
+        if let Some(reason) = &report.unwritten {
+            return Err(Failure::new(
+                format!("the last answers could not be written: {reason}"),
+                "they are in the table above; free the output's disk or choose another -o and enter them",
+            ));
+        }
+        if let Some(reason) = &report.journal {
+            return Err(Failure::new(
+                format!("the journal isn't whole: {reason}"),
+                "the answers above are complete; free the disk of the run's folder, or choose another --run-dir",
+            ));
+        }
+        match &report.end {
+            RunEnd::Complete | RunEnd::TimeUp => Ok(()),
+            RunEnd::Cancelled => Err(Failure::Interrupted),
+            RunEnd::Fault { problem_id, message } => Err(Failure::new(
+                format!("the model failed in problem {problem_id}: {message}"),
+                format!(
+                    "the answers so far are kept; go on with `aimo-engine run --resume {}`, or begin anew with \
+                     `--backend cpu` or a smaller context",
+                    folder.display()
+                ),
+            )),
+        }
     }
 }
 
@@ -249,7 +286,7 @@ fn identify(model: &Path) -> Result<ModelIdentity, Failure> {
 
 /// Makes `runs/DATE_TIME`, with a number behind it where that is taken: by making it, so that of two processes that
 /// begin in the same second each has its own.
-fn fresh_folder() -> Result<PathBuf, Failure> {
+pub fn fresh_folder() -> Result<PathBuf, Failure> {
     let runs = Path::new("runs");
     let failed = |e: &std::io::Error| {
         Failure::new(
@@ -322,12 +359,12 @@ fn check_model(args: &Args) -> Result<Protocol, Failure> {
 
 /// How the model is talked to. It isn't told the date: the same seed is to give the same tokens tomorrow.
 fn chat_settings(options: &SolverOptions) -> ChatSettings {
-    let python = Some(solver::prompt::python_tool(options));
+    let python = (!options.no_python).then(|| solver::prompt::python_tool(options));
     ChatSettings { protocol: options.protocol, effort: options.reasoning, python, date: None }
 }
 
 /// Cancels on the first interrupt, ends the program on the second.
-fn cancel_on_interrupt() -> Result<CancelToken, Failure> {
+pub fn cancel_on_interrupt() -> Result<CancelToken, Failure> {
     let cancel = CancelToken::default();
     let (token, again) = (cancel.clone(), AtomicBool::new(false));
     ctrlc::set_handler(move || {
