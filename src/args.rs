@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use solver::Protocol;
 
 use crate::commands::{
-    bench, devices, eval, generate, info, kernels, logits, perplexity, python, replay, roofline, run, synth, tokenize, tune,
+    bench, devices, eval, generate, info, kernels, logits, perplexity, python, replay, report, roofline, run, synth,
+    tokenize, tune,
 };
 
 /// Solves olympiad-level maths problems with a local language model, offline, in one program.
@@ -46,6 +47,8 @@ pub enum Command {
     Eval(Box<eval::Args>),
     /// Show a run again from its journal
     Replay(replay::Args),
+    /// Write a run as one HTML page, or in short as text
+    Report(report::Args),
     /// Continue a text, or answer a message with --chat
     Generate(Box<generate::Args>),
     /// Show what a model is and takes: parameters, bytes per token, memory; also of one that isn't there

@@ -472,7 +472,8 @@ fn attempts_that_are_less_sure_than_the_first_ones_are_cut_short() {
 fn without_python_blocks_are_text_and_boxes_still_count() {
     for protocol in [Protocol::Fenced, Protocol::Hermes, Protocol::Nemotron] {
         let options = SolverOptions { no_python: true, protocol, ..options(1) };
-        let script = Script::new(&["<tool_call>\nprint(1)\n</tool_call> I count.\n```python\nprint(391)\n```\nSo \\boxed{391}"]);
+        let script =
+            Script::new(&["<tool_call>\nprint(1)\n</tool_call> I count.\n```python\nprint(391)\n```\nSo \\boxed{391}"]);
         let (attempt, text) = attempt(script, &options);
         assert_eq!((attempt.end, attempt.tool_calls), (answered(391), 0), "{protocol}: {text}");
         let prompt = text.split("<|assistant|>").next().unwrap();

@@ -10,6 +10,7 @@ pub mod logits;
 pub mod perplexity;
 pub mod python;
 pub mod replay;
+pub mod report;
 pub mod roofline;
 pub mod run;
 pub mod synth;

@@ -9,6 +9,7 @@ fn help_lists_every_command() {
         "run",
         "eval",
         "replay",
+        "report",
         "generate",
         "info",
         "tokenize",

@@ -4,6 +4,7 @@
 //! engine and starts the built program as a process. Every task can be run again: what is already there is kept, and
 //! each task says what it does before it does it.
 
+mod contest;
 mod demo;
 mod golden;
 mod guest;
@@ -33,6 +34,8 @@ enum Task {
     Demo(demo::Args),
     /// Install what is missing and run every test of the workspace
     Test(test::Args),
+    /// Try the contest's notebook cell against a stand-in of the gateway (makes a virtual environment with gRPC)
+    Contest,
     /// Build the Python interpreter of the sandbox for WebAssembly (its result is kept in the repository)
     Guest,
     /// Compute the whole reference logits of the models in the cache (needs python3 with gguf and numpy)
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Task::Setup => setup::ensure(&setup::Need::ALL),
         Task::Demo(args) => demo::run(&root(), &args),
         Task::Test(args) => test::run(&root(), &args),
+        Task::Contest => contest::run(&root()),
         Task::Guest => guest::build(&root()),
         Task::Golden => golden::run(&root()),
         Task::Models { names } => setup::ensure(&[setup::Need::Pip]).and_then(|()| {

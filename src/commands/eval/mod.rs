@@ -19,7 +19,7 @@ use solver::{ProblemSet, RunEnd};
 
 use crate::args::{ModelArgs, SamplingArgs, at_least_one};
 use crate::commands::replay;
-use crate::commands::run::args::{self as run_args, NO_MODEL, SolvingArgs, TimeArgs};
+use crate::commands::run::args::{self as run_args, NO_MODEL, RemoteArgs, SolvingArgs, TimeArgs};
 use crate::commands::run::{self, Machine};
 use crate::failure::Failure;
 
@@ -58,6 +58,9 @@ pub struct Args {
     /// The model.
     #[command(flatten)]
     model: ModelArgs,
+    /// A model behind servers.
+    #[command(flatten)]
+    remote: RemoteArgs,
     /// How problems are worked on.
     #[command(flatten)]
     solving: SolvingArgs,
@@ -128,13 +131,15 @@ impl Plan {
                 "no problems are given: give a SET, or --resume, --show or --compare".to_owned(),
             ));
         };
-        if args.model.model == Path::new(NO_MODEL) {
-            return Err(Failure::Usage("the model is missing: give it with -m FILE (--model)".to_owned()));
-        }
         let mut run_args = run_args::defaults();
         run_args.problems = Some(set.clone());
         run_args.limit = args.limit;
         run_args.model = args.model.clone();
+        run_args.remote = args.remote.clone();
+        if !run_args.has_model() {
+            let message = "the model is missing: give it with -m FILE (--model), or --endpoint URL";
+            return Err(Failure::Usage(message.to_owned()));
+        }
         run_args.solving = args.solving.clone();
         run_args.time = args.time.clone();
         run_args.sampling = args.sampling.clone();
