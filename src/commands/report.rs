@@ -83,7 +83,7 @@ fn show_problem(problem: &ProblemHistory, out: &mut impl Write) -> io::Result<()
     for attempt in &problem.attempts {
         let cell =
             |t_ms: u64| ((t_ms.clamp(begin_ms, end_ms) - begin_ms) as usize * CELLS) / (end_ms - begin_ms) as usize;
-        let mut line = vec![' '; CELLS];
+        let mut line = [' '; CELLS];
         let mut paint = |from_ms: u64, to_ms: u64, with: char| {
             let from = cell(from_ms).min(CELLS - 1);
             line[from..cell(to_ms).clamp(from + 1, CELLS)].fill(with);

@@ -123,7 +123,8 @@ fn figures(evaluation: &Evaluation) -> Table {
             row(format!("{name}@{k}{over}"), evaluation.spread_at(k, |r| of(r)), &share, &percent);
         }
     }
-    let rest: [(&str, Figure, &dyn Fn(f64) -> String); 6] = [
+    type Form<'f> = &'f dyn Fn(f64) -> String;
+    let rest: [(&str, Figure, Form<'_>); 6] = [
         ("attempts with an answer", |r| r.n_answered as f64 / r.n_attempts.max(1) as f64, &percent),
         ("tokens per problem", |r| r.generated_tokens as f64 / r.n_problems.max(1) as f64, &number),
         ("Python blocks per problem", |r| r.tool_calls as f64 / r.n_problems.max(1) as f64, &number),
