@@ -8,6 +8,8 @@ use std::time::Duration;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use engine::chat::harmony::ReasoningEffort;
+use engine::drafts::{DraftOptions, MAX_DRAFT};
+use engine::kv::{KvOptions, KvType};
 use engine::sampler::SamplerParams;
 use serde::{Deserialize, Serialize};
 use solver::Protocol;
@@ -29,12 +31,19 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// The arguments with the long flags that llama.cpp's benchmarks write with one dash (`-npl 1,2,4`) as clap knows them.
+/// The arguments with the long flags that llama.cpp writes with one dash (`-ctk q8_0`, and in its benchmarks
+/// `-npl 1,2,4`) as clap knows them.
 pub fn with_long_dashes(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
     let mut is_bench = false;
     args.map(move |arg| {
         is_bench |= arg == "bench";
-        if is_bench && arg == "-npl" { "--npl".into() } else { arg }
+        match arg.to_str() {
+            Some("-npl") if is_bench => "--npl".into(),
+            Some("-pps") if is_bench => "--pps".into(),
+            Some("-ctk") => "--cache-type-k".into(),
+            Some("-ctv") => "--cache-type-v".into(),
+            _ => arg,
+        }
     })
 }
 
@@ -122,6 +131,92 @@ pub struct DeviceArgs {
     pub shaders: Option<PathBuf>,
 }
 
+/// How keys and values are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Args, Serialize, Deserialize)]
+#[command(next_help_heading = "Cache")]
+#[serde(default)]
+pub struct CacheArgs {
+    /// Type of the keys, f16 or q8_0; short: -ctk
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = kv_type())]
+    #[serde(with = "as_text")]
+    pub cache_type_k: KvType,
+    /// Type of the values, f16 or q8_0; short: -ctv
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = kv_type())]
+    #[serde(with = "as_text")]
+    pub cache_type_v: KvType,
+    /// Most memory for keys and values, such as 512M or 8G; by default the full context of every sequence. When it is
+    /// used up, sequences take turns: the one started last waits and is computed again later
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    pub kv_memory: Option<u64>,
+}
+
+impl CacheArgs {
+    /// The engine's options.
+    pub fn options(&self) -> KvOptions {
+        KvOptions { k: self.cache_type_k, v: self.cache_type_v }
+    }
+}
+
+/// A type of keys or values, by name.
+fn kv_type() -> impl TypedValueParser<Value = KvType> {
+    PossibleValuesParser::new(KvType::ALL.map(KvType::name)).map(|name| name.parse().expect("only names of types"))
+}
+
+/// Values that the journal keeps as their names.
+mod as_text {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    pub fn serialize<T: Display, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(value)
+    }
+
+    pub fn deserialize<'d, T: FromStr<Err = String>, D: Deserializer<'d>>(from: D) -> Result<T, D::Error> {
+        String::deserialize(from)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// Drafts of the next tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Args, Serialize, Deserialize)]
+#[command(next_help_heading = "Drafts")]
+#[serde(default)]
+pub struct DraftArgs {
+    /// Most tokens that are drafted from what was written before and verified at once, where that is faster; the text
+    /// stays the same. 0 = none
+    #[arg(long, visible_aliases = ["draft", "draft-n"], value_name = "N", default_value_t = DraftArgs::default().draft_max,
+          value_parser = draft_length)]
+    pub draft_max: usize,
+    /// Tokens of a draft that are verified even where that isn't expected to be faster
+    #[arg(long, visible_alias = "draft-n-min", value_name = "N", default_value_t = 0, value_parser = draft_length)]
+    pub draft_min: usize,
+    /// No drafts
+    #[arg(long)]
+    pub no_drafts: bool,
+}
+
+impl Default for DraftArgs {
+    fn default() -> Self {
+        DraftArgs { draft_max: 8, draft_min: 0, no_drafts: false }
+    }
+}
+
+impl DraftArgs {
+    /// The engine's options.
+    pub fn options(&self) -> DraftOptions {
+        if self.no_drafts {
+            return DraftOptions::default();
+        }
+        DraftOptions { max: self.draft_max, min: self.draft_min.min(self.draft_max) }
+    }
+}
+
+fn draft_length(text: &str) -> Result<usize, String> {
+    let message = || format!("must be a whole number from 0 to {MAX_DRAFT}");
+    text.parse().ok().filter(|n| *n <= MAX_DRAFT).ok_or_else(message)
+}
+
 /// A model and how it is loaded.
 #[derive(Clone, Debug, Args, Serialize, Deserialize)]
 #[command(next_help_heading = "Model")]
@@ -142,6 +237,10 @@ pub struct ModelArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub device: DeviceArgs,
+    /// How keys and values are kept.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub cache: CacheArgs,
 }
 
 /// How tokens are chosen.
@@ -207,6 +306,23 @@ pub fn at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A size such as `8G`, `512MiB` or `1.5g`, in powers of 1024; a number alone is bytes.
+fn bytes(text: &str) -> Result<u64, String> {
+    let message = || "must be a size such as 512M or 8G".to_owned();
+    let at = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let shift = match unit.to_ascii_lowercase().trim_end_matches("ib").trim_end_matches('b') {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        _ => return Err(message()),
+    };
+    let number = number.trim().parse::<f64>().ok().filter(|n| n.is_finite() && *n > 0.0).ok_or_else(message)?;
+    Ok((number * (1u64 << shift) as f64).min(u64::MAX as f64) as u64)
+}
+
 /// A time such as `5h`, `1h30m` or `90s`; a number alone is seconds. More than 0, at most 10⁹ s.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let message = || "must be a time above 0, such as 5h, 1h30m, 350s or 90 (seconds)".to_owned();
@@ -254,6 +370,13 @@ mod tests {
     }
 
     #[test]
+    fn flags_of_llama_cpp_with_one_dash_are_understood() {
+        let args = |text: &str| with_long_dashes(text.split(' ').map(OsString::from)).collect::<Vec<_>>();
+        assert_eq!(args("x bench -ctk q8_0 -npl 1")[2..4], ["--cache-type-k", "q8_0"]);
+        assert_eq!(args("x run -npl -ctv q8_0")[2..4], ["-npl", "--cache-type-v"]);
+    }
+
+    #[test]
     fn numbers_out_of_range_are_refused() {
         assert!(temperature("nan").is_err());
         assert!(temperature("-0.1").is_err());
@@ -262,6 +385,10 @@ mod tests {
         assert!(penalty("0").is_err());
         assert!(at_least_one("0").is_err());
         assert!(seconds("inf").is_err());
+        assert!(draft_length("17").is_err() && draft_length("16") == Ok(16));
+        assert_eq!(bytes("1.5GiB"), Ok(3 << 29));
+        assert_eq!((bytes("512m"), bytes("4096")), (Ok(512 << 20), Ok(4096)));
+        assert!(["", "M", "-1G", "3 apples", "0"].iter().all(|t| bytes(t).is_err()));
         for (text, s) in [("5h", 18_000), ("1h30m", 5_400), ("1h 30m", 5_400), ("350s", 350), ("90", 90)] {
             assert_eq!(duration(text), Ok(Duration::from_secs(s)), "{text}");
         }

@@ -43,6 +43,13 @@ impl Failure {
         match error {
             engine::Error::Gguf(e) => Failure::gguf(path, e),
             engine::Error::Vulkan(e) => Failure::vulkan(e),
+            engine::Error::Request(engine::RequestError::CacheType { .. }) => {
+                Failure::new(message, "leave -ctk and -ctv out: f16 fits any model")
+            }
+            engine::Error::Request(engine::RequestError::CacheTooSmall { .. }) => Failure::new(
+                message,
+                "raise --kv-memory, lower the context with -c, or store it smaller with -ctk q8_0 -ctv q8_0",
+            ),
             engine::Error::Request(_) => {
                 Failure::new(error.to_string(), "shorten the prompt or raise the context with -c")
             }

@@ -4,11 +4,12 @@ use std::path::Path;
 use std::time::Instant;
 
 use engine::gguf::GgufFile;
+use engine::scheduler::Scheduler;
 use engine::tokenizer::Tokenizer;
 use engine::{Engine, EngineOptions};
 use solver::ModelError;
 
-use crate::args::ModelArgs;
+use crate::args::{DraftArgs, ModelArgs};
 use crate::failure::Failure;
 use crate::terminal::{ByteProgress, bytes_text};
 
@@ -32,19 +33,32 @@ pub fn chat_failure(path: &Path, error: &ModelError) -> Failure {
     }
 }
 
-/// Loads a model that serves up to `n_seq` sequences at once.
-pub fn load(args: &ModelArgs, n_seq: usize, quiet: bool) -> Result<Engine, Failure> {
+/// Loads a model that serves up to `n_seq` sequences at once, with drafts.
+pub fn load_to_serve(args: &ModelArgs, drafts: &DraftArgs, n_seq: usize, quiet: bool) -> Result<Scheduler, Failure> {
+    let drafts = drafts.options();
+    let engine = load_for(args, n_seq, n_seq * (1 + drafts.max), quiet)?;
+    Ok(Scheduler::new(engine).with_drafts(drafts))
+}
+
+/// Loads a model for one sequence.
+pub fn load(args: &ModelArgs, quiet: bool) -> Result<Engine, Failure> {
+    load_for(args, 1, 1, quiet)
+}
+
+fn load_for(args: &ModelArgs, n_seq: usize, n_outputs: usize, quiet: bool) -> Result<Engine, Failure> {
     let options = EngineOptions {
         backend: args.device.backend.into(),
         device: args.device.device.clone(),
         n_ctx: args.ctx_size,
         n_seq,
         n_batch: args.batch_size,
-        n_outputs: 0,
+        n_outputs,
         n_threads: args.threads,
         exact: args.device.exact,
         validation: args.device.validation,
         shaders: args.device.shaders.clone(),
+        kv: args.cache.options(),
+        kv_bytes: args.cache.kv_memory,
     };
     load_with(&args.model, &options, quiet)
 }

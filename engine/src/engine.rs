@@ -6,7 +6,7 @@ use crate::backend::{Backend, BatchToken, Limits};
 use crate::chat::ChatTemplate;
 use crate::error::{Error, RequestError};
 use crate::gguf::GgufFile;
-use crate::kv::{KvLayout, KvPages, ParkedId};
+use crate::kv::{KvLayout, KvOptions, KvPages};
 use crate::model::{Config, RopeTable, Weights, forward, plan, rope_factors};
 use crate::tokenizer::Tokenizer;
 use crate::trace::{Difference, Traced, compare, label, observe, trace};
@@ -47,6 +47,10 @@ pub struct EngineOptions {
     pub validation: bool,
     /// Folder of edited shaders, which stand for the built-in ones of the same names.
     pub shaders: Option<PathBuf>,
+    /// How keys and values are stored.
+    pub kv: KvOptions,
+    /// Most bytes of keys and values; `None` for the full context of every sequence. With less, sequences take turns.
+    pub kv_bytes: Option<u64>,
 }
 
 /// Context length where none is asked for, in tokens.
@@ -65,6 +69,8 @@ impl Default for EngineOptions {
             exact: false,
             validation: false,
             shaders: None,
+            kv: KvOptions::default(),
+            kv_bytes: None,
         }
     }
 }
@@ -106,6 +112,9 @@ impl Engine {
     pub fn load(path: &Path, options: &EngineOptions, progress: &mut dyn FnMut(u64, u64)) -> Result<Engine, Error> {
         let gguf = Box::new(GgufFile::open(path)?);
         let config = Config::from_gguf(&gguf)?;
+        if let Some(ty) = options.kv.unfit(config.head_dim) {
+            return Err(RequestError::CacheType { ty, head_dim: config.head_dim }.into());
+        }
         let plan = plan(gguf.header(), &config)?;
         let rope = RopeTable::new(&config, rope_factors(&gguf, &config)?.as_deref());
         let tokenizer = Tokenizer::from_gguf(gguf.metadata())?;
@@ -117,9 +126,16 @@ impl Engine {
         let n_seq = options.n_seq.max(1);
         let n_batch = options.n_batch.clamp(1, n_ctx.saturating_mul(n_seq));
         let n_outputs = if options.n_outputs == 0 { n_seq } else { options.n_outputs };
-        let limits = Limits { n_batch, n_outputs: n_outputs.min(n_batch), n_seq, n_ctx };
+        let limits = Limits {
+            n_batch,
+            n_outputs: n_outputs.min(n_batch),
+            n_seq,
+            n_ctx,
+            kv: options.kv,
+            kv_bytes: options.kv_bytes,
+        };
         let (total, bytes_per_token) = (plan.bytes(), plan.bytes_per_token(&config));
-        let kv = KvPages::new(KvLayout::new(&config, &limits));
+        let kv = KvPages::new(KvLayout::new(&config, &limits)?);
         let mut progress = |done| progress(done, total);
         let open = |selector: Option<&str>| {
             let (validation, shaders) = (options.validation, options.shaders.as_deref());
@@ -203,6 +219,11 @@ impl Engine {
         self.limits.n_batch
     }
 
+    /// How keys and values are stored.
+    pub fn kv_options(&self) -> KvOptions {
+        self.limits.kv
+    }
+
     /// Most tokens of a pass whose logits are wanted.
     pub fn n_outputs(&self) -> usize {
         self.limits.n_outputs
@@ -216,23 +237,30 @@ impl Engine {
     /// Runs a batch: logits of the tokens that asked for them, `[n_outputs, n_vocab]` f32.
     ///
     /// # Errors
-    /// A token is outside the vocabulary or a position outside the context, or the device failed.
+    /// A token is outside the vocabulary or a position outside the context, no page of the cache is left, a sequence
+    /// starts over behind its sliding windows, or the device failed.
     ///
     /// # Panics
     /// If the batch is empty or larger than the engine was loaded for.
     pub fn forward(&mut self, batch: &[BatchToken]) -> Result<&[f32], Error> {
+        self.forward_with_tokenizer(batch).map(|(logits, _)| logits)
+    }
+
+    /// The same, with the tokenizer beside the borrowed logits.
+    pub(crate) fn forward_with_tokenizer(&mut self, batch: &[BatchToken]) -> Result<(&[f32], &Tokenizer), Error> {
         self.check(batch)?;
-        let copies = self.kv.prepare(batch);
-        match &mut self.runner {
+        let copies = self.kv.prepare(batch)?;
+        let logits = match &mut self.runner {
             Runner::Cpu(b, w) => {
                 b.kv_copy_pages(&copies)?;
-                forward(&mut **b, w, batch, &self.kv)
+                forward(&mut **b, w, batch, &self.kv)?
             }
             Runner::Vulkan(b, w) => {
                 b.kv_copy_pages(&copies)?;
-                forward(&mut **b, w, batch, &self.kv)
+                forward(&mut **b, w, batch, &self.kv)?
             }
-        }
+        };
+        Ok((logits, &self.tokenizer))
     }
 
     /// Refuses tokens outside the vocabulary and positions outside the context.
@@ -250,30 +278,14 @@ impl Engine {
         Ok(())
     }
 
-    /// Lets sequence `to` begin with the first `n_pos` positions of `from`. False where a sliding window of `from` has
-    /// passed them.
-    pub(crate) fn kv_share(&mut self, from: usize, to: usize, n_pos: usize) -> bool {
-        self.kv.share(from, to, n_pos)
+    /// Pages of the cache and which sequence has which.
+    pub fn kv(&self) -> &KvPages {
+        &self.kv
     }
 
-    /// Keeps the first `n_pos` positions of a sequence, its end, for later ones that begin alike.
-    pub(crate) fn kv_park(&mut self, seq: usize, n_pos: usize) -> ParkedId {
-        self.kv.park(seq, n_pos)
-    }
-
-    /// Whether a parked prefix is still there.
-    pub(crate) fn kv_is_parked(&self, id: ParkedId) -> bool {
-        self.kv.is_parked(id)
-    }
-
-    /// Lets sequence `to` begin with the first `n_pos` positions of a parked prefix; false where it can't.
-    pub(crate) fn kv_adopt(&mut self, id: ParkedId, to: usize, n_pos: usize) -> bool {
-        self.kv.adopt(id, to, n_pos)
-    }
-
-    /// Gives back the keys and values of a sequence.
-    pub(crate) fn kv_clear(&mut self, seq: usize) {
-        self.kv.truncate(seq, 0);
+    /// The same, for the scheduler.
+    pub(crate) fn kv_mut(&mut self) -> &mut KvPages {
+        &mut self.kv
     }
 
     /// What the user should know of how the model was loaded.
@@ -296,7 +308,7 @@ impl Engine {
     /// As [`Self::forward`].
     pub fn profile(&mut self, batch: &[BatchToken]) -> Result<Option<Vec<OpTime>>, Error> {
         self.check(batch)?;
-        let copies = self.kv.prepare(batch);
+        let copies = self.kv.prepare(batch)?;
         let Runner::Vulkan(b, w) = &mut self.runner else { return Ok(None) };
         b.kv_copy_pages(&copies)?;
         if !b.gpu().set_profiling(true) {
@@ -326,7 +338,7 @@ impl Engine {
     /// As [`Self::forward`].
     pub fn trace(&mut self, batch: &[BatchToken]) -> Result<Vec<Traced>, Error> {
         self.check(batch)?;
-        let copies = self.kv.prepare(batch);
+        let copies = self.kv.prepare(batch)?;
         match &mut self.runner {
             Runner::Cpu(b, w) => {
                 b.kv_copy_pages(&copies)?;
@@ -349,7 +361,7 @@ impl Engine {
     /// If the trace is of another batch or model.
     pub fn compare(&mut self, batch: &[BatchToken], twin: &[Traced]) -> Result<Vec<Difference>, Error> {
         self.check(batch)?;
-        let copies = self.kv.prepare(batch);
+        let copies = self.kv.prepare(batch)?;
         match &mut self.runner {
             Runner::Cpu(b, w) => {
                 b.kv_copy_pages(&copies)?;

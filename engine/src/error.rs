@@ -55,6 +55,39 @@ pub enum RequestError {
         /// Slots there are.
         n_seq: usize,
     },
+    /// Keys or values can't be stored in a type: its blocks would hold elements of two heads.
+    #[error(
+        "a cache of type {ty} needs heads of a multiple of {} elements; this model's have {head_dim}",
+        crate::kv::BLOCK
+    )]
+    CacheType {
+        /// The type that was asked for.
+        ty: crate::kv::KvType,
+        /// Elements per head.
+        head_dim: usize,
+    },
+    /// The bytes allowed for keys and values don't hold one sequence.
+    #[error("a cache of {bytes} bytes is too small: one sequence of this context needs {least}")]
+    CacheTooSmall {
+        /// Bytes allowed.
+        bytes: u64,
+        /// Bytes that one sequence needs.
+        least: u64,
+    },
+    /// No page of the cache is left for a pass.
+    #[error("all {n_pages} pages of the cache are in use")]
+    CacheFull {
+        /// Pages there are.
+        n_pages: usize,
+    },
+    /// A sequence is to go on from a position whose sliding windows were given back.
+    #[error("position {position} of a sequence of {n_stored} has left a sliding window: it must start over from 0")]
+    WindowPassed {
+        /// Where it was to go on.
+        position: usize,
+        /// Positions it has.
+        n_stored: usize,
+    },
     /// The backend has no kernels for mixtures of experts.
     #[error("this backend can't run mixtures of experts")]
     NoExperts,

@@ -3,15 +3,12 @@
 //! the commands `info` and `synth`.
 
 use crate::backend::{Act, Limits};
+use crate::error::RequestError;
 use crate::gguf::Header;
-use crate::kv::KvLayout;
+use crate::kv::{KvLayout, KvOptions, KvType};
 use crate::model::{Config, ModelError, plan};
 
-/// Bytes of 32 elements of keys or values at f16 and q8_0.
-const F16_BYTES: u64 = 64;
-const Q8_0_BYTES: u64 = 34;
-
-/// Keys and values in both precisions.
+/// Keys and values in any precision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KvBytes {
     /// Elements, keys and values together.
@@ -19,14 +16,19 @@ pub struct KvBytes {
 }
 
 impl KvBytes {
+    /// With keys and values of these types.
+    pub fn of(self, options: KvOptions) -> u64 {
+        options.bytes(self.elements / 2)
+    }
+
     /// At f16.
     pub fn f16(self) -> u64 {
-        self.elements * F16_BYTES / 32
+        KvType::F16.bytes(self.elements)
     }
 
     /// At q8_0: 34 bytes for 32 elements.
     pub fn q8_0(self) -> u64 {
-        self.elements * Q8_0_BYTES / 32
+        KvType::Q8_0.bytes(self.elements)
     }
 }
 
@@ -61,21 +63,16 @@ pub struct Footprint {
 pub struct Memory {
     /// Weights.
     pub weight_bytes: u64,
-    /// The whole cache: every sequence can fill its context.
+    /// The whole cache.
     pub kv: KvBytes,
     /// Activations of the largest batch.
     pub activation_bytes: u64,
 }
 
 impl Memory {
-    /// All of it, with the cache at f16.
-    pub fn total_f16(&self) -> u64 {
-        self.weight_bytes + self.kv.f16() + self.activation_bytes
-    }
-
-    /// All of it, with the cache at q8_0.
-    pub fn total_q8_0(&self) -> u64 {
-        self.weight_bytes + self.kv.q8_0() + self.activation_bytes
+    /// All of it, with a cache of these types.
+    pub fn total(&self, options: KvOptions) -> u64 {
+        self.weight_bytes + self.kv.of(options) + self.activation_bytes
     }
 }
 
@@ -118,17 +115,20 @@ impl Footprint {
     }
 
     /// Memory that an engine with these limits takes.
-    pub fn memory(&self, config: &Config, limits: &Limits) -> Memory {
-        let layout = KvLayout::new(config, limits);
+    ///
+    /// # Errors
+    /// The bytes allowed for the cache don't hold one sequence.
+    pub fn memory(&self, config: &Config, limits: &Limits) -> Result<Memory, RequestError> {
+        let layout = KvLayout::new(config, limits)?;
         let elements = (0..config.n_layer()).map(|il| 2 * layout.layer_elements(config, il) as u64).sum();
         let rows = |act| if matches!(act, Act::Out | Act::Logits) { limits.n_outputs } else { limits.n_batch };
         let floats: usize = Act::ALL.into_iter().map(|act| rows(act) * act.max_width(config)).sum();
         // Gate and up of each chosen expert.
         let experts = config.moe.map_or(0, |m| 2 * limits.n_batch * m.n_expert_used * m.n_ff_exp);
-        Memory {
+        Ok(Memory {
             weight_bytes: self.weight_bytes,
             kv: KvBytes { elements },
             activation_bytes: 4 * (floats + experts) as u64,
-        }
+        })
     }
 }

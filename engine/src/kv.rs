@@ -3,14 +3,20 @@
 //! width. Pages are counted references: sequences that share a prefix share its pages, and the first write into a
 //! shared page gives the writer a copy of its own. What has left a layer's window goes back to the pool, so a
 //! windowed layer holds a ring of few pages however long its sequence grows. A prefix can be parked: its pages stay
-//! while nobody else needs them, so that a later sequence need not compute it again.
+//! while nobody else needs them, so that a later sequence need not compute it again. Where the cache is bounded to
+//! less than all sequences could fill, [`KvPages::make_room`] says whether a pass fits; who makes way is its caller's
+//! choice.
 //!
 //! Owns numbers only; the bytes lie in the backends, which see tables through [`KvPages::table`] at the start of each
 //! pass. Called by `Engine`.
 
+mod types;
+
 use crate::backend::{BatchToken, Limits};
+use crate::error::RequestError;
 use crate::model::Config;
 use std::collections::VecDeque;
+pub use types::{BLOCK, KvOptions, KvType, quantize_block};
 
 /// Positions per page. Small enough that a shared prefix wastes little, large enough for long contiguous reads.
 pub const PAGE: usize = 32;
@@ -29,6 +35,8 @@ pub struct KvLayout {
     pub pages_per_seq: usize,
     /// Sequences.
     pub n_seq: usize,
+    /// Element types.
+    pub options: KvOptions,
 }
 
 /// Layers that share a page table.
@@ -38,11 +46,17 @@ pub struct KvKind {
     pub window: Option<usize>,
     /// Pages in the pool.
     pub n_pages: usize,
+    /// Pages that one sequence alone can need.
+    pub pages_alone: usize,
 }
 
 impl KvLayout {
-    /// The layout of a model within limits: every sequence can fill its context, windowed layers only their windows.
-    pub fn new(config: &Config, limits: &Limits) -> KvLayout {
+    /// The layout of a model within limits: every sequence can fill its context, windowed layers only their windows,
+    /// unless [`Limits::kv_bytes`] allows less.
+    ///
+    /// # Errors
+    /// The allowed bytes don't hold a single sequence.
+    pub fn new(config: &Config, limits: &Limits) -> Result<KvLayout, RequestError> {
         let pages_per_seq = limits.n_ctx.div_ceil(PAGE);
         let all = limits.n_seq * pages_per_seq;
         let mut kinds: Vec<KvKind> = Vec::new();
@@ -52,11 +66,40 @@ impl KvLayout {
             layer_kind.push(found.unwrap_or(kinds.len()));
             if found.is_none() {
                 // Of a window, both ends may lie inside a page; a pass adds its tokens before any are given back.
-                let live = |w: usize| limits.n_seq * (w.div_ceil(PAGE) + 2) + limits.n_batch.div_ceil(PAGE);
-                kinds.push(KvKind { window: layer.window, n_pages: layer.window.map_or(all, |w| live(w).min(all)) });
+                let live = |w: usize, n_seq: usize| n_seq * (w.div_ceil(PAGE) + 2) + limits.n_batch.div_ceil(PAGE);
+                kinds.push(KvKind {
+                    window: layer.window,
+                    n_pages: layer.window.map_or(all, |w| live(w, limits.n_seq).min(all)),
+                    pages_alone: layer.window.map_or(pages_per_seq, |w| live(w, 1).min(pages_per_seq)),
+                });
             }
         }
-        KvLayout { kinds, layer_kind, pages_per_seq, n_seq: limits.n_seq }
+        let mut layout = KvLayout { kinds, layer_kind, pages_per_seq, n_seq: limits.n_seq, options: limits.kv };
+        if let Some(bytes) = limits.kv_bytes {
+            layout.bound(config, bytes)?;
+        }
+        Ok(layout)
+    }
+
+    /// Cuts the pools down to `bytes` in all: what one sequence needs first, then windows, then the rest.
+    fn bound(&mut self, config: &Config, bytes: u64) -> Result<(), RequestError> {
+        let page_bytes: Vec<u64> = (0..self.kinds.len())
+            .map(|kind| {
+                let layers = (0..config.n_layer()).filter(|&il| self.layer_kind[il] == kind);
+                layers.map(|il| self.options.bytes((PAGE * config.kv_dim(il)) as u64)).sum()
+            })
+            .collect();
+        let least = self.kinds.iter().zip(&page_bytes).map(|(k, b)| k.pages_alone as u64 * b).sum();
+        let mut left = bytes.checked_sub(least).ok_or(RequestError::CacheTooSmall { bytes, least })?;
+        let mut order: Vec<usize> = (0..self.kinds.len()).collect();
+        order.sort_by_key(|&kind| self.kinds[kind].window.unwrap_or(usize::MAX));
+        for kind in order {
+            let k = &mut self.kinds[kind];
+            let more = (left / page_bytes[kind]).min((k.n_pages - k.pages_alone) as u64);
+            left -= more * page_bytes[kind];
+            k.n_pages = k.pages_alone + more as usize;
+        }
+        Ok(())
     }
 
     /// Elements of the keys (or the values) of layer `il`.
@@ -88,6 +131,22 @@ pub struct KvPages {
     next_parked: u64,
 }
 
+/// How full the pages in use are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Occupancy {
+    /// Pages that somebody holds, over all kinds.
+    pub n_pages: usize,
+    /// Positions stored in them.
+    pub n_positions: usize,
+}
+
+impl Occupancy {
+    /// Share of the pages in use that holds nothing, 0 ..= 1.
+    pub fn waste(self) -> f64 {
+        if self.n_pages == 0 { 0.0 } else { 1.0 - self.n_positions as f64 / (self.n_pages * PAGE) as f64 }
+    }
+}
+
 /// Names a parked prefix for as long as it is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParkedId(u64);
@@ -111,8 +170,7 @@ struct Table {
 
 impl Pool {
     fn take(&mut self) -> u32 {
-        // The layout has room for every sequence's context, and parked prefixes make way: a lack is a leak.
-        let page = self.free.pop().expect("a free page: the layout holds every sequence");
+        let page = self.free.pop().expect("a free page: `make_room` has counted them");
         self.refs[page as usize] = 1;
         page
     }
@@ -167,20 +225,102 @@ impl KvPages {
         self.layout.kinds.iter().zip(&self.pools).map(|(k, p)| k.n_pages - p.free.len()).sum()
     }
 
-    /// Makes room for a pass: pages for its tokens, none of them shared. A token below a sequence's end starts the
+    /// Pages in use and positions stored in them: the rest of the pages is waste.
+    pub fn occupancy(&self) -> Occupancy {
+        let mut filled: Vec<Vec<usize>> = self.layout.kinds.iter().map(|k| vec![0; k.n_pages]).collect();
+        for table in self.tables.iter().chain(self.parked.iter().map(|(_, table)| table)) {
+            for (filled, pages) in filled.iter_mut().zip(&table.pages) {
+                for (i, &page) in pages.iter().enumerate().filter(|(_, page)| **page != NO_PAGE) {
+                    let n = &mut filled[page as usize];
+                    *n = (*n).max(PAGE.min(table.n_pos - i * PAGE));
+                }
+            }
+        }
+        Occupancy { n_pages: self.n_used(), n_positions: filled.iter().flatten().sum() }
+    }
+
+    /// Whether less than all sequences' contexts fit at once.
+    pub fn is_bounded(&self) -> bool {
+        let full = |k: &KvKind| k.window.is_some() || k.n_pages >= self.layout.n_seq * self.layout.pages_per_seq;
+        !self.layout.kinds.iter().all(full)
+    }
+
+    /// Makes room for a pass, by giving back what windows have passed and, as far as needed, parked prefixes. False
+    /// where pages lack even so: then sequences have to be given up first.
+    ///
+    /// # Errors
+    /// A sequence starts over at a position whose window was given back: see [`Self::prepare`].
+    pub fn make_room(&mut self, batch: &[BatchToken]) -> Result<bool, RequestError> {
+        (0..self.tables.len()).for_each(|seq| self.trim(seq));
+        let runs = || batch.chunk_by(|a, b| a.seq == b.seq);
+        for first in runs().map(|run| run[0]) {
+            let (seq, pos) = (first.seq as usize, first.pos as usize);
+            if pos < self.tables[seq].n_pos {
+                if !self.is_whole(&self.tables[seq], pos) {
+                    return Err(RequestError::WindowPassed { position: pos, n_stored: self.tables[seq].n_pos });
+                }
+                self.truncate(seq, pos);
+            }
+        }
+        loop {
+            let mut lacks = false;
+            for (kind, pool) in self.pools.iter().enumerate() {
+                let needed = |run: &[BatchToken]| {
+                    let pages = &self.tables[run[0].seq as usize].pages[kind];
+                    let new = (run[run.len() - 1].pos as usize / PAGE + 1).saturating_sub(pages.len());
+                    let shared = pages.get(run[0].pos as usize / PAGE).is_some_and(|&p| pool.refs[p as usize] > 1);
+                    new + usize::from(shared)
+                };
+                lacks |= runs().map(needed).sum::<usize>() > pool.free.len();
+            }
+            if !lacks {
+                return Ok(true);
+            }
+            if !self.forget_oldest() {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Whether `seq` could grow to `n_pos` positions and leave `spare` pages of each kind free, once parked prefixes
+    /// have made way.
+    pub fn could_hold(&mut self, seq: usize, n_pos: usize, spare: usize) -> bool {
+        loop {
+            let table = &self.tables[seq];
+            let fits = |((kind, pool), pages): ((&KvKind, &Pool), &Vec<u32>)| {
+                let held = pages.iter().filter(|&&p| p != NO_PAGE).count();
+                let last_is_shared =
+                    !table.n_pos.is_multiple_of(PAGE) && pages.last().is_some_and(|&p| pool.refs[p as usize] > 1);
+                let needed = n_pos.div_ceil(PAGE).min(kind.pages_alone).saturating_sub(held);
+                // Windows of neighbours don't grow.
+                let spare = if kind.window.is_none() { spare } else { 0 };
+                needed + usize::from(last_is_shared) + spare <= pool.free.len()
+            };
+            if self.layout.kinds.iter().zip(&self.pools).zip(&table.pages).all(fits) {
+                return true;
+            }
+            if !self.forget_oldest() {
+                return false;
+            }
+        }
+    }
+
+    /// Gives each token of a pass its place, in pages that nobody shares. A token below a sequence's end starts the
     /// sequence over from there. Gives the pages whose contents must be copied first.
     ///
+    /// # Errors
+    /// Pages lack, or a sequence starts over behind its windows: it has to be computed again from its beginning. No
+    /// place was given.
+    ///
     /// # Panics
-    /// If a sequence starts over at a position whose window was given back, or leaves a gap.
-    pub fn prepare(&mut self, batch: &[BatchToken]) -> Vec<PageCopy> {
-        (0..self.tables.len()).for_each(|seq| self.trim(seq));
+    /// If a sequence leaves a gap.
+    pub fn prepare(&mut self, batch: &[BatchToken]) -> Result<Vec<PageCopy>, RequestError> {
+        if !self.make_room(batch)? {
+            return Err(RequestError::CacheFull { n_pages: self.layout.kinds.iter().map(|k| k.n_pages).sum() });
+        }
         let mut copies = Vec::new();
         for token in batch {
             let (seq, pos) = (token.seq as usize, token.pos as usize);
-            if pos < self.tables[seq].n_pos {
-                self.truncate(seq, pos);
-            }
-            while self.pools.iter().any(|p| p.free.is_empty()) && self.forget_oldest() {}
             let table = &mut self.tables[seq];
             assert_eq!(pos, table.n_pos, "the next position of sequence {seq}");
             for (kind, (pool, pages)) in self.pools.iter_mut().zip(&mut table.pages).enumerate() {
@@ -197,7 +337,7 @@ impl KvPages {
             }
             table.n_pos = pos + 1;
         }
-        copies
+        Ok(copies)
     }
 
     /// Lets `to` begin with the first `n_pos` positions of `from`, in the same pages; what `to` had is given back.
@@ -312,8 +452,11 @@ mod tests {
     fn layout(windows: &[Option<usize>], n_seq: usize, n_ctx: usize, n_batch: usize) -> KvLayout {
         let all = n_seq * n_ctx.div_ceil(PAGE);
         let live = |w: usize| (n_seq * (w.div_ceil(PAGE) + 2) + n_batch.div_ceil(PAGE)).min(all);
-        let kinds = windows.iter().map(|&window| KvKind { window, n_pages: window.map_or(all, live) }).collect();
-        KvLayout { kinds, layer_kind: (0..windows.len()).collect(), pages_per_seq: n_ctx.div_ceil(PAGE), n_seq }
+        let kind =
+            |&window: &Option<usize>| KvKind { window, n_pages: window.map_or(all, live), pages_alone: all / n_seq };
+        let kinds = windows.iter().map(kind).collect();
+        let (layer_kind, options) = ((0..windows.len()).collect(), KvOptions::default());
+        KvLayout { kinds, layer_kind, pages_per_seq: n_ctx.div_ceil(PAGE), n_seq, options }
     }
 
     fn tokens(seq: usize, range: std::ops::Range<usize>) -> Vec<BatchToken> {
@@ -376,7 +519,7 @@ mod tests {
                         room -= n;
                         batch.extend(tokens(seq, want.len()..want.len() + n));
                     }
-                    for copy in kv.prepare(&batch) {
+                    for copy in kv.prepare(&batch).expect("room for all") {
                         n_copied += 1;
                         contents[copy.kind][copy.to as usize] = contents[copy.kind][copy.from as usize];
                     }
@@ -407,12 +550,74 @@ mod tests {
         assert_eq!(kv.n_used(), 0);
     }
 
+    /// Fewer pages than the sequences could fill: a pass that fits is carried out, one that doesn't changes nothing, and
+    /// a sequence alone always fits.
+    #[test]
+    fn a_bounded_cache_refuses_what_does_not_fit_and_loses_no_page() {
+        let mut state = 11u64;
+        let mut draw = |n: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % n
+        };
+        let (n_seq, n_ctx) = (5, 400);
+        let mut layout = layout(&[None, Some(70)], n_seq, n_ctx, 64);
+        for kind in &mut layout.kinds {
+            kind.n_pages = kind.pages_alone.min(kind.n_pages) + 4;
+        }
+        let mut kv = KvPages::new(layout);
+        assert!(kv.is_bounded());
+        let (mut n_refused, mut n_done) = (0, 0);
+        for _ in 0..4000 {
+            match draw(12) {
+                0 => kv.truncate(draw(n_seq), 0),
+                1 => {
+                    let (from, to) = (draw(n_seq), draw(n_seq));
+                    let n = draw(kv.n_pos(from) + 1);
+                    if from != to {
+                        kv.share(from, to, n);
+                    }
+                }
+                2 => {
+                    let seq = draw(n_seq);
+                    kv.park(seq, kv.n_pos(seq));
+                }
+                _ => {
+                    let mut batch = Vec::new();
+                    for seq in 0..n_seq {
+                        let n = draw(40).min(64 - batch.len()).min(n_ctx - kv.n_pos(seq));
+                        batch.extend(tokens(seq, kv.n_pos(seq)..kv.n_pos(seq) + n));
+                    }
+                    let before: Vec<usize> = (0..n_seq).map(|seq| kv.n_pos(seq)).collect();
+                    match kv.prepare(&batch) {
+                        Ok(_) => n_done += 1,
+                        Err(RequestError::CacheFull { .. }) => {
+                            n_refused += 1;
+                            assert_eq!(before, (0..n_seq).map(|seq| kv.n_pos(seq)).collect::<Vec<_>>());
+                            // All but one give way.
+                            let stays = draw(n_seq);
+                            (0..n_seq).filter(|&seq| seq != stays).for_each(|seq| kv.truncate(seq, 0));
+                            batch.retain(|t| t.seq as usize == stays);
+                            assert!(kv.make_room(&batch).expect("no window is passed"), "one alone fits");
+                        }
+                        Err(e) => panic!("{e}"),
+                    }
+                    let held: usize = kv.occupancy().n_positions;
+                    assert!(held <= kv.occupancy().n_pages * PAGE);
+                }
+            }
+        }
+        assert!(n_refused > 100 && n_done > 100, "{n_refused} refused, {n_done} done");
+        (0..n_seq).for_each(|seq| kv.truncate(seq, 0));
+        while kv.forget_oldest() {}
+        assert_eq!(kv.n_used(), 0);
+    }
+
     #[test]
     fn a_window_holds_few_pages_however_long_the_sequence() {
         let mut kv = KvPages::new(layout(&[Some(128)], 1, 32_768, 64));
         assert!(kv.layout().kinds[0].n_pages <= 8, "{:?}", kv.layout());
         for start in (0..32_768).step_by(64) {
-            assert!(kv.prepare(&tokens(0, start..start + 64)).is_empty());
+            assert!(kv.prepare(&tokens(0, start..start + 64)).expect("room").is_empty());
         }
         assert_eq!(kv.n_pos(0), 32_768);
     }

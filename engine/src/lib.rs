@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod chat;
+pub mod drafts;
 mod engine;
 mod error;
 pub mod footprint;

@@ -110,7 +110,7 @@ impl<'e> Perplexity<'e> {
         if chunks.is_empty() {
             return Ok(nlls);
         }
-        (0..chunks.len()).for_each(|seq| self.engine.kv_clear(seq));
+        (0..chunks.len()).for_each(|seq| self.engine.kv_mut().truncate(seq, 0));
         // The last token of a chunk predicts nothing and isn't computed.
         let mut start = 0;
         while start < self.chunk - 1 {

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::backend::{Act, Backend, BatchToken, Limits, Linear, TensorView};
 use crate::error::Error;
 use crate::gguf::{GgmlType, Header};
-use crate::kv::{KvLayout, KvPages, PageCopy};
+use crate::kv::{KvLayout, KvOptions, KvPages, PageCopy};
 use crate::model::{Config, ExpertWeights, RopeTable, Slot, Weights, forward, plan};
 use crate::trace::label;
 
@@ -128,6 +128,7 @@ pub fn expected_experts(n_expert: usize, n_used: usize, n_tokens: usize) -> f64 
 pub struct Roofline {
     config: Config,
     weights: Weights<Shape>,
+    cache: KvOptions,
 }
 
 impl Roofline {
@@ -140,7 +141,12 @@ impl Roofline {
         let plan = plan(header, &config)?;
         let shapes: Result<Weights<Shape>, Infallible> = plan.map(&mut |slot| Ok(Shape::of(slot)));
         let Ok(weights) = shapes;
-        Ok(Roofline { config, weights })
+        Ok(Roofline { config, weights, cache: KvOptions::default() })
+    }
+
+    /// With keys and values of other types than f16.
+    pub fn with_cache(self, cache: KvOptions) -> Roofline {
+        Roofline { cache, ..self }
     }
 
     /// Hyper-parameters.
@@ -161,9 +167,16 @@ impl Roofline {
         };
         let batch: Vec<BatchToken> =
             (0..pass.n_seq).flat_map(|seq| (0..pass.n_tokens).map(move |i| token(seq, i))).collect();
-        let limits = Limits { n_batch: batch.len(), n_outputs: pass.n_seq, n_seq: pass.n_seq, n_ctx: 1 };
-        let kv = KvPages::new(KvLayout::new(&self.config, &limits));
-        let mut ledger = Ledger { config: &self.config, pass, layer: 0, ops: Vec::new() };
+        let limits = Limits {
+            n_batch: batch.len(),
+            n_outputs: pass.n_seq,
+            n_seq: pass.n_seq,
+            n_ctx: 1,
+            kv: self.cache,
+            kv_bytes: None,
+        };
+        let kv = KvPages::new(KvLayout::new(&self.config, &limits)?);
+        let mut ledger = Ledger { config: &self.config, cache: self.cache, pass, layer: 0, ops: Vec::new() };
         forward(&mut ledger, &self.weights, &batch, &kv)?;
         let moe = self.config.moe.as_ref();
         let experts = moe.map_or(0.0, |m| expected_experts(m.n_expert, m.n_expert_used, batch.len()));
@@ -217,12 +230,18 @@ impl Shape {
 /// The backend that computes nothing and keeps account.
 struct Ledger<'c> {
     config: &'c Config,
+    cache: KvOptions,
     pass: Pass,
     layer: usize,
     ops: Vec<OpCost>,
 }
 
 impl Ledger<'_> {
+    /// Bytes of a position's keys and values in the cache of this layer.
+    fn stored(&self) -> f64 {
+        self.cache.bytes(self.config.kv_dim(self.layer) as u64) as f64
+    }
+
     fn n_rows(&self, act: Act) -> f64 {
         let n = if matches!(act, Act::Out | Act::Logits) { 1 } else { self.pass.n_tokens };
         (self.pass.n_seq * n) as f64
@@ -323,7 +342,7 @@ impl Backend for Ledger<'_> {
     }
 
     fn kv_store(&mut self) -> Result<(), Error> {
-        let (act_bytes, kv_bytes) = (2.0 * self.act(Act::K), self.act(Act::K));
+        let (act_bytes, kv_bytes) = (2.0 * self.act(Act::K), self.n_tokens() as f64 * self.stored());
         self.log("kv_store", &[], OpCost { n_dispatches: 1, kv_bytes, act_bytes, ..OpCost::default() })
     }
 
@@ -332,8 +351,7 @@ impl Backend for Ledger<'_> {
         let cost = OpCost {
             n_dispatches: 1,
             weight_bytes: [q_norm, k_norm].into_iter().flatten().fold(0.0, |sum, w| sum + w.bytes),
-            // Two bytes of each key and value are written.
-            kv_bytes: k,
+            kv_bytes: self.n_tokens() as f64 * self.stored(),
             act_bytes: 2.0 * q + 2.0 * k,
             flops: 2.0 * (q + k),
             ..OpCost::default()
@@ -352,7 +370,7 @@ impl Backend for Ledger<'_> {
         let cost = OpCost {
             n_dispatches: 1 + usize::from(is_split),
             weight_bytes: sinks.map_or(0.0, |s| s.bytes),
-            kv_bytes: read * 4.0 * layer.n_head_kv as f64 * head_dim,
+            kv_bytes: read * self.stored(),
             act_bytes: 2.0 * self.act(Act::Attn),
             flops: 4.0 * seen * layer.n_head as f64 * head_dim,
             ..OpCost::default()

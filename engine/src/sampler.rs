@@ -51,6 +51,13 @@ pub struct Sampled {
     pub top_logprobs: Vec<(u32, f32)>,
 }
 
+/// Where a sampler stands: what its next tokens depend on beside the logits.
+#[derive(Clone)]
+pub struct SamplerState {
+    rng: Xoshiro256PlusPlus,
+    recent: std::collections::VecDeque<u32>,
+}
+
 /// Draws the tokens of one sequence.
 pub struct Sampler {
     params: SamplerParams,
@@ -65,6 +72,16 @@ impl Sampler {
     pub fn new(params: SamplerParams) -> Self {
         let rng = Xoshiro256PlusPlus::seed_from_u64(params.seed);
         Sampler { params, rng, recent: Default::default(), candidates: Vec::new() }
+    }
+
+    /// Where it stands.
+    pub fn state(&self) -> SamplerState {
+        SamplerState { rng: self.rng.clone(), recent: self.recent.clone() }
+    }
+
+    /// Goes back to where it stood.
+    pub fn restore(&mut self, state: SamplerState) {
+        (self.rng, self.recent) = (state.rng, state.recent);
     }
 
     /// Tells the sampler of a token that became part of the sequence (prompt, tool output or its own).

@@ -5,6 +5,7 @@ mod support;
 
 use engine::backend::BatchToken;
 use engine::gguf::GgmlType;
+use engine::kv::{KvOptions, KvType};
 use engine::sampler::SamplerParams;
 use engine::scheduler::{EndReason, Scheduler, SeqId};
 use engine::{BackendChoice, Engine, EngineOptions};
@@ -16,7 +17,13 @@ const RARE_K_MIX: [GgmlType; 3] = [GgmlType::Q2_K, GgmlType::Q3_K, GgmlType::Q4_
 const TABLE_MIX: [GgmlType; 4] = [GgmlType::MXFP4, GgmlType::IQ4_NL, GgmlType::IQ4_XS, GgmlType::Q8_0];
 const FLOATS: [GgmlType; 3] = [GgmlType::F32, GgmlType::F16, GgmlType::BF16];
 
+const Q8_0: KvOptions = KvOptions { k: KvType::Q8_0, v: KvType::Q8_0 };
+
 fn load(model: &TinyModel, exact: bool, n_seq: usize, n_batch: usize) -> Engine {
+    load_with_cache(model, exact, n_seq, n_batch, KvOptions::default())
+}
+
+fn load_with_cache(model: &TinyModel, exact: bool, n_seq: usize, n_batch: usize, kv: KvOptions) -> Engine {
     let options = EngineOptions {
         backend: BackendChoice::Cpu,
         n_ctx: 256,
@@ -24,6 +31,7 @@ fn load(model: &TinyModel, exact: bool, n_seq: usize, n_batch: usize) -> Engine 
         n_batch,
         n_threads: 2,
         exact,
+        kv,
         ..EngineOptions::default()
     };
     Engine::load(&model.path, &options, &mut |_, _| {}).expect("a loaded model")
@@ -168,6 +176,28 @@ fn a_prompt_in_any_pieces_gives_the_same_logits() {
     }
 }
 
+/// A token's logits are the same to the last bit, whatever is computed beside it: one token, few and many take other
+/// kernels, which round alike.
+#[test]
+fn a_prompt_in_any_pieces_gives_the_same_bits() {
+    let mut specs = Vec::new();
+    for types in [&FLOATS[..], &K_MIX, &SMALL_MIX, &RARE_K_MIX, &TABLE_MIX] {
+        specs.push(TinySpec::new("qwen3", types));
+    }
+    specs.push(TinySpec { n_layer: 3, window: 20, ..TinySpec::new("gpt-oss", &TABLE_MIX) });
+    specs.push(TinySpec::new("qwen2moe", &K_MIX));
+    for model in specs.into_iter().map(TinyModel::new) {
+        let prompt = tokens(67, model.n_vocab, 5);
+        for exact in [false, true] {
+            let logits = |n_batch| load(&model, exact, 1, n_batch).prompt_logits(&prompt).expect("logits");
+            let whole = logits(512);
+            for n_batch in [1, 2, 3, 5, 8, 33, 66] {
+                assert!(logits(n_batch) == whole, "{:?} in pieces of {n_batch}, exact: {exact}", model.spec);
+            }
+        }
+    }
+}
+
 #[test]
 fn neighbours_in_a_batch_do_not_matter() {
     for model in order_models() {
@@ -187,6 +217,62 @@ fn neighbours_in_a_batch_do_not_matter() {
             let cosine = cosine(row, &model.reference_logits(prompt));
             assert!(cosine > 0.99999, "{}: cosine {cosine}", model.spec.arch);
         }
+    }
+}
+
+/// 8-bit keys and values: a code is 1/254 of its block's largest, so logits move by a thousandth.
+#[test]
+fn q8_0_caches_are_close_to_f64() {
+    let sink_windows = TinySpec { n_layer: 3, window: 20, ..TinySpec::new("gpt-oss", &FLOATS) };
+    let head_of_96 = TinySpec { head_dim: 96, n_rot: 96, ..TinySpec::new("llama", &FLOATS) };
+    for spec in [TinySpec::new("qwen2", &FLOATS), TinySpec::new("qwen3", &FLOATS), sink_windows, head_of_96] {
+        let model = TinyModel::new(spec);
+        for kv in [Q8_0, KvOptions { v: KvType::F16, ..Q8_0 }, KvOptions { k: KvType::F16, ..Q8_0 }] {
+            for (n, n_batch) in [(1, 512), (40, 512), (90, 16)] {
+                let prompt = tokens(n, model.n_vocab, n as u64);
+                let got = load_with_cache(&model, true, 1, n_batch, kv).prompt_logits(&prompt).expect("logits");
+                let cosine = cosine(&got, &model.reference_logits(&prompt));
+                assert!(cosine >= 0.9995, "{} with {kv}, {n} tokens: cosine {cosine}", model.spec.arch);
+                assert!(n == 1 || cosine < 0.999_999_9, "{kv}: f16 would come closer than {cosine}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cache_of_blocks_that_heads_do_not_fit_is_refused() {
+    use engine::{Error, RequestError};
+    let model = TinyModel::new(TinySpec { head_dim: 80, n_rot: 80, ..TinySpec::new("llama", &FLOATS[..1]) });
+    let options = EngineOptions { backend: BackendChoice::Cpu, kv: Q8_0, ..EngineOptions::default() };
+    let error = Engine::load(&model.path, &options, &mut |_, _| {}).err().expect("refused");
+    let refusal = RequestError::CacheType { ty: KvType::Q8_0, head_dim: 80 };
+    assert!(matches!(&error, Error::Request(e) if *e == refusal), "{error}");
+    assert!(error.to_string().contains("q8_0 needs heads of a multiple of 32 elements; this model's have 80"));
+}
+
+/// Pages of codes are shared and copied like any others.
+#[test]
+fn sequences_with_a_q8_0_cache_write_what_they_would_write_alone() {
+    let model = TinyModel::new(TinySpec::new("qwen3", &FLOATS));
+    let shared = tokens(45, model.n_vocab, 8);
+    let prompts: Vec<Vec<u32>> = (0..3).map(|i| [&shared[..], &tokens(i, model.n_vocab, 50)].concat()).collect();
+    let write = |prompts: &[Vec<u32>]| {
+        let mut scheduler = Scheduler::new(load_with_cache(&model, true, prompts.len(), 16, Q8_0));
+        let start = |p: &Vec<u32>| scheduler.start(p, &greedy_params()).expect("a sequence");
+        let ids: Vec<SeqId> = prompts.iter().map(start).collect();
+        let mut written = vec![Vec::new(); ids.len()];
+        while scheduler.has_work() && written.iter().any(|w: &Vec<u32>| w.len() < 10) {
+            for event in scheduler.step().expect("a step") {
+                written[ids.iter().position(|id| *id == event.seq).expect("known")].push(event.token);
+            }
+        }
+        written.iter_mut().for_each(|w| w.truncate(10));
+        (written, scheduler.stats().shared_tokens)
+    };
+    let (together, shared_tokens) = write(&prompts);
+    assert!(shared_tokens >= 88, "{shared_tokens} shared");
+    for (prompt, together) in prompts.iter().zip(together) {
+        assert_eq!(write(std::slice::from_ref(prompt)).0[0], together);
     }
 }
 

@@ -5,7 +5,9 @@ mod support;
 mod vulkan_support;
 
 use engine::backend::BatchToken;
+use engine::drafts::DraftOptions;
 use engine::gguf::GgmlType;
+use engine::kv::{KvOptions, KvType};
 use engine::sampler::SamplerParams;
 use engine::scheduler::Scheduler;
 use engine::{BackendChoice, Engine, EngineOptions};
@@ -19,6 +21,10 @@ const FLOATS: [GgmlType; 3] = [GgmlType::F32, GgmlType::F16, GgmlType::BF16];
 const LEAST_COSINE: f64 = 0.99999;
 
 fn load(model: &TinyModel, n_seq: usize, n_batch: usize) -> Engine {
+    load_with_cache(model, n_seq, n_batch, KvOptions::default())
+}
+
+fn load_with_cache(model: &TinyModel, n_seq: usize, n_batch: usize, kv: KvOptions) -> Engine {
     let options = EngineOptions {
         backend: BackendChoice::Vulkan,
         device: Some(software_device()),
@@ -26,16 +32,81 @@ fn load(model: &TinyModel, n_seq: usize, n_batch: usize) -> Engine {
         n_seq,
         n_batch,
         validation: true,
+        kv,
         ..EngineOptions::default()
     };
     Engine::load(&model.path, &options, &mut |_, _| {}).unwrap_or_else(|e| panic!("{:?}: {e}", model.spec))
 }
 
 fn check(model: &TinyModel, engine: &mut Engine, n: usize) {
+    check_to(LEAST_COSINE, model, engine, n);
+}
+
+fn check_to(least: f64, model: &TinyModel, engine: &mut Engine, n: usize) {
     let prompt = tokens(n, model.n_vocab, n as u64);
     let got = engine.prompt_logits(&prompt).unwrap_or_else(|e| panic!("{:?}, {n} tokens: {e}", model.spec));
     let cosine = cosine(&got, &model.reference_logits(&prompt));
-    assert!(cosine >= LEAST_COSINE, "{:?}, {n} tokens: cosine {cosine}", model.spec);
+    assert!(cosine >= least, "{:?}, {n} tokens: cosine {cosine}", model.spec);
+}
+
+/// 8-bit keys and values: the bound is that of the CPU backend's test.
+#[test]
+fn q8_0_caches_are_close_to_f64() {
+    let kv = KvOptions { k: KvType::Q8_0, v: KvType::Q8_0 };
+    let gpt_oss = TinySpec { n_layer: 3, window: 20, ..TinySpec::new("gpt-oss", &FLOATS[1..2]) };
+    for spec in [TinySpec::new("qwen3", &FLOATS[1..2]), gpt_oss] {
+        let model = TinyModel::new(spec);
+        let mut engine = load_with_cache(&model, 1, 16, kv);
+        for n in [1, 70] {
+            check_to(0.9995, &model, &mut engine, n);
+        }
+    }
+}
+
+/// Several positions of a sequence in one pass, the wrong ones taken back.
+#[test]
+fn sequences_write_the_same_with_drafts() {
+    let model = TinyModel::new(TinySpec::new("qwen3", &FLOATS[1..2]));
+    // Repetitions, which drafts go on with at first, and the model does not.
+    let prompts = [tokens(8, model.n_vocab, 3).repeat(3), tokens(12, model.n_vocab, 4).repeat(2)];
+    let greedy = SamplerParams { temperature: 0.0, ..SamplerParams::default() };
+    let write = |drafts: DraftOptions| {
+        let options = EngineOptions {
+            backend: BackendChoice::Vulkan,
+            device: Some(software_device()),
+            n_ctx: 256,
+            n_seq: 2,
+            n_batch: 32,
+            n_outputs: 8,
+            validation: true,
+            ..EngineOptions::default()
+        };
+        let engine = Engine::load(&model.path, &options, &mut |_, _| {}).expect("a loaded model");
+        let mut scheduler = Scheduler::new(engine).with_drafts(drafts);
+        let ids = prompts.each_ref().map(|p| scheduler.start(p, &greedy).expect("a sequence"));
+        let mut written = [Vec::new(), Vec::new()];
+        while scheduler.has_work() && written.iter().any(|w: &Vec<u32>| w.len() < 60) {
+            for event in scheduler.step().expect("a step") {
+                written[ids.iter().position(|id| *id == event.seq).expect("a known sequence")].push(event.token);
+            }
+        }
+        let n = written.each_ref().map(Vec::len).into_iter().min().unwrap_or(0);
+        (written.map(|w| w[..n].to_vec()), scheduler.stats())
+    };
+    let (alone, _) = write(DraftOptions::default());
+    let (drafted, stats) = write(DraftOptions { max: 3, min: 3 });
+    let n = alone[0].len().min(drafted[0].len());
+    assert!(n >= 40, "{n} tokens");
+    for (alone, drafted) in alone.iter().zip(&drafted) {
+        assert_eq!(alone[..n], drafted[..n]);
+    }
+    assert!(stats.drafted_tokens > stats.accepted_tokens && stats.accepted_tokens > 0, "{stats:?}");
+}
+
+#[test]
+fn sequences_with_a_q8_0_cache_share_pages_and_copy_them() {
+    let kv = KvOptions { k: KvType::Q8_0, v: KvType::F16 };
+    shared_prompt(&TinyModel::new(TinySpec::new("llama", &FLOATS[1..2])), kv);
 }
 
 #[test]
@@ -148,10 +219,13 @@ fn a_batch_without_outputs_only_fills_the_cache() {
 
 #[test]
 fn sequences_that_share_a_prompt_write_what_they_would_write_alone() {
-    let model = TinyModel::new(TinySpec::new("llama", &FLOATS[1..2]));
+    shared_prompt(&TinyModel::new(TinySpec::new("llama", &FLOATS[1..2])), KvOptions::default());
+}
+
+fn shared_prompt(model: &TinyModel, kv: KvOptions) {
     let prompt = tokens(30, model.n_vocab, 8);
     let greedy = SamplerParams { temperature: 0.0, ..SamplerParams::default() };
-    let mut scheduler = Scheduler::new(load(&model, 2, 16));
+    let mut scheduler = Scheduler::new(load_with_cache(model, 2, 16, kv));
     let ids: Vec<_> = (0..2).map(|_| scheduler.start(&prompt, &greedy).expect("a sequence")).collect();
     let mut written = vec![Vec::new(); 2];
     while scheduler.has_work() && written.iter().any(|w: &Vec<u32>| w.len() < 6) {

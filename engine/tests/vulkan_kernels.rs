@@ -11,7 +11,7 @@ use engine::backend::vulkan::kernels::rope::Rotation;
 use engine::backend::vulkan::kernels::{attention, embed, gather, kv_store, place_heads, rms_norm, rope, swiglu};
 use engine::backend::vulkan::{Cost, DeviceOptions, Gpu, MatmulTile, MemoryUse, Region, Tuning, VulkanError};
 use engine::gguf::GgmlType;
-use engine::kv::PAGE;
+use engine::kv::{BLOCK, KvOptions, KvType, PAGE};
 use engine::model::{Activation, RopeLayout};
 use half::f16;
 use vulkan_support::{
@@ -250,7 +250,11 @@ fn rope_rotates_pairs_of_both_layouts() {
     }
 }
 
-/// A cache with random keys and values in every place, as f16, and the same as f64.
+const F16: KvOptions = KvOptions { k: KvType::F16, v: KvType::F16 };
+const Q8_0: KvOptions = KvOptions { k: KvType::Q8_0, v: KvType::Q8_0 };
+const MIXED: KvOptions = KvOptions { k: KvType::Q8_0, v: KvType::F16 };
+
+/// A cache with random keys and values in every place, and the same as f64, `[page, head, row, head_dim]`.
 struct Cache {
     layer: LayerCache,
     k: Vec<f64>,
@@ -259,14 +263,46 @@ struct Cache {
 
 impl Cache {
     fn random(gpu: &mut Gpu, random: &mut Random, shape: CacheShape) -> Cache {
-        let mut half = |what: &str| {
-            let mut region = gpu.allocate(MemoryUse::Device, shape.bytes(), what).expect("memory");
-            let values: Vec<f16> = random.values(shape.bytes() as usize / 2).into_iter().map(f16::from_f32).collect();
-            region.write()[..shape.bytes() as usize].copy_from_slice(bytemuck::cast_slice(&values));
-            (region, values.into_iter().map(f64::from).collect())
+        let mut half = |ty: KvType, what: &str| {
+            let n_bytes = shape.bytes(ty) as usize;
+            let mut region = gpu.allocate(MemoryUse::Device, n_bytes as u64, what).expect("memory");
+            let halves = |values: Vec<f32>| -> Vec<u8> {
+                values.into_iter().flat_map(|v| f16::from_f32(v).to_le_bytes()).collect()
+            };
+            let bytes = match ty {
+                KvType::F16 => halves(random.values(n_bytes / 2)),
+                KvType::Q8_0 => {
+                    let rows = PAGE * shape.head_dim;
+                    let part = |_| {
+                        let codes: Vec<u8> = (0..rows).map(|_| random.bits() as u8).collect();
+                        [codes, halves(random.values(rows / BLOCK).into_iter().map(|v| v / 127.0).collect())].concat()
+                    };
+                    (0..shape.n_pages * shape.n_head_kv).flat_map(part).collect()
+                }
+            };
+            region.write()[..n_bytes].copy_from_slice(&bytes);
+            (region, decoded(shape, ty, &region))
         };
-        let ((k_region, k), (v_region, v)) = (half("keys"), half("values"));
+        let ((k_region, k), (v_region, v)) = (half(shape.types.k, "keys"), half(shape.types.v, "values"));
         Cache { layer: LayerCache { k: k_region, v: v_region }, k, v }
+    }
+}
+
+/// What stands in keys or values of type `ty`.
+fn decoded(shape: CacheShape, ty: KvType, region: &Region) -> Vec<f64> {
+    let bytes = &region.read()[..shape.bytes(ty) as usize];
+    let half = |b: &[u8]| f64::from(f16::from_le_bytes([b[0], b[1]]));
+    match ty {
+        KvType::F16 => bytes.chunks_exact(2).map(half).collect(),
+        KvType::Q8_0 => {
+            let rows = PAGE * shape.head_dim;
+            let part = |part: &[u8]| -> Vec<f64> {
+                let (codes, scales) = part.split_at(rows);
+                let value = |(i, code): (usize, &u8)| (f64::from(*code) - 128.0) * half(&scales[i / BLOCK * 2..]);
+                codes.iter().enumerate().map(value).collect()
+            };
+            bytes.chunks_exact(rows + rows / BLOCK * 2).flat_map(part).collect()
+        }
     }
 }
 
@@ -283,8 +319,8 @@ fn cache_row(shape: CacheShape, seq: u32, pos: usize, h: usize) -> usize {
 fn kv_store_rounds_to_the_nearest_half_and_touches_nothing_else() {
     let (mut gpu, mut random) = (gpu(), Random(10));
     for (shape, places) in [
-        (CacheShape { n_pages: 2, n_head_kv: 2, head_dim: 64 }, vec![(0, 4)]),
-        (CacheShape { n_pages: 7, n_head_kv: 3, head_dim: 20 }, vec![(0, 0), (2, 8), (1, 33), (2, 7)]),
+        (CacheShape { n_pages: 2, n_head_kv: 2, head_dim: 64, types: F16 }, vec![(0, 4)]),
+        (CacheShape { n_pages: 7, n_head_kv: 3, head_dim: 20, types: F16 }, vec![(0, 0), (2, 8), (1, 33), (2, 7)]),
     ] {
         let what = format!("kv_store {shape:?}");
         let cache = Cache::random(&mut gpu, &mut random, shape);
@@ -310,8 +346,57 @@ fn kv_store_rounds_to_the_nearest_half_and_touches_nothing_else() {
                     }
                 }
             }
-            let got: &[f16] = bytemuck::cast_slice(&region.read()[..shape.bytes() as usize]);
+            let got: &[f16] = bytemuck::cast_slice(&region.read()[..shape.bytes(KvType::F16) as usize]);
             assert!(got == want, "{what}: exactly the rounded values, only there");
+        }
+    }
+}
+
+#[test]
+fn kv_store_keeps_blocks_to_half_a_code_and_touches_nothing_else() {
+    let (mut gpu, mut random) = (gpu(), Random(16));
+    for (n_head_kv, head_dim, types) in [(2, 64, Q8_0), (3, 96, Q8_0), (1, 32, MIXED), (1, 256, Q8_0)] {
+        let shape = CacheShape { n_pages: 7, n_head_kv, head_dim, types };
+        let what = format!("kv_store {shape:?}");
+        let places = [(0, 0), (2, 8), (1, 33), (2, 7)];
+        let cache = Cache::random(&mut gpu, &mut random, shape);
+        let (n, width) = (places.len(), n_head_kv * head_dim);
+        // Blocks of very different sizes, one of zeros.
+        let values: Vec<Vec<f32>> = (0..2)
+            .map(|_| (0..n * width).map(|i| random.signed() * [1.0, 0.0, 1e-3, 300.0][i / BLOCK % 4]).collect())
+            .collect();
+        let (k, v) = (Matrix::new(&mut gpu, n, width, &values[0]), Matrix::new(&mut gpu, n, width, &values[1]));
+        let seqs = indices(&mut gpu, &places.map(|p| p.0));
+        let positions = indices(&mut gpu, &places.map(|p| p.1));
+        let tables = indices(&mut gpu, &TABLES.concat());
+        let at = Places { tables: &tables, pages_per_seq: TABLES[0].len(), seqs: &seqs, positions: &positions };
+        run(&mut gpu, &what, |g| kv_store::record(g, k.rows(), v.rows(), &at, shape, &cache.layer));
+        for (ty, region, values, before) in
+            [(types.k, cache.layer.k, &values[0], &cache.k), (types.v, cache.layer.v, &values[1], &cache.v)]
+        {
+            let (mut want, mut tolerance) = (before.clone(), vec![0.0; before.len()]);
+            for (t, &(seq, pos)) in places.iter().enumerate() {
+                for h in 0..n_head_kv {
+                    let row = cache_row(shape, seq, pos as usize, h) * head_dim;
+                    let from = &values[t * width + h * head_dim..][..head_dim];
+                    for (b, block) in from.chunks_exact(BLOCK).enumerate() {
+                        let largest = block.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+                        for (d, &value) in block.iter().enumerate() {
+                            let i = row + b * BLOCK + d;
+                            want[i] = f64::from(value);
+                            tolerance[i] = match ty {
+                                KvType::F16 => f64::from(value.abs()) / 2048.0 + f64::from(f16::MIN_POSITIVE_SUBNORMAL),
+                                // Half a code, and what the scale loses as f16.
+                                KvType::Q8_0 => {
+                                    0.57 * f64::from(largest) / 127.0 + 127.0 * f64::from(f16::MIN_POSITIVE_SUBNORMAL)
+                                }
+                            };
+                        }
+                    }
+                }
+            }
+            let got: Vec<f32> = decoded(shape, ty, &region).into_iter().map(|v| v as f32).collect();
+            assert_close(&what, &got, &want, |i| tolerance[i] + 1e-7 * want[i].abs());
         }
     }
 }
@@ -322,8 +407,9 @@ fn attention_over_contexts_that_cross_workgroups() {
     // (query heads, key/value heads, head size), (slot, position) of the tokens
     // and how far each sees, and whether the heads have sinks.
     type Case<'a> = ([usize; 3], &'a [(u32, u32)], Option<usize>, bool);
-    let cases: [Case<'_>; 9] = [
+    let cases: [Case<'_>; 10] = [
         ([14, 2, 64], &[(0, 0)], None, false),
+        ([8, 2, 96], &[(0, 40), (1, 129)], None, false),
         ([4, 4, 128], &[(1, 62), (0, 63), (1, 64)], None, false),
         ([8, 1, 64], &[(0, 199)], None, false),
         ([6, 2, 80], &[(0, 127), (1, 128), (0, 5)], None, true),
@@ -333,9 +419,12 @@ fn attention_over_contexts_that_cross_workgroups() {
         ([4, 1, 32], &[(2, 150), (0, 7)], Some(70), false),
         ([2, 2, 64], &[(1, 100)], Some(1), true),
     ];
-    for ([n_head, n_head_kv, head_dim], places, window, has_sinks) in cases {
-        let what = format!("attention {n_head}/{n_head_kv} × {head_dim} at {places:?}, {window:?}, {has_sinks}");
-        let shape = CacheShape { n_pages: 21, n_head_kv, head_dim };
+    let in_f16 = cases.into_iter().map(|case| (case, F16));
+    let in_blocks = [(cases[1], Q8_0), (cases[2], Q8_0), (cases[7], MIXED), (cases[9], Q8_0)];
+    for (([n_head, n_head_kv, head_dim], places, window, has_sinks), types) in in_f16.chain(in_blocks) {
+        let what =
+            format!("attention {n_head}/{n_head_kv} × {head_dim} at {places:?}, {window:?}, {has_sinks}, {types}");
+        let shape = CacheShape { n_pages: 21, n_head_kv, head_dim, types };
         let cache = Cache::random(&mut gpu, &mut random, shape);
         let (n, width) = (places.len(), n_head * head_dim);
         // Scores that differ by much more than exp's range of one workgroup.
@@ -385,13 +474,15 @@ fn attention_over_contexts_that_cross_workgroups() {
 #[test]
 fn heads_are_placed_as_by_their_norms_rotations_and_stores() {
     let (mut gpu, mut random) = (gpu(), Random(15));
-    for (n_head, n_head_kv, head_dim, n_pairs, layout, has_norms, places) in [
-        (4, 2, 64, 32, RopeLayout::Neox, true, &[(0, 4)][..]),
-        (3, 1, 20, 8, RopeLayout::Interleaved, false, &[(0, 0), (2, 8), (1, 33), (2, 7)]),
-        (7, 7, 128, 16, RopeLayout::Neox, true, &[(1, 1), (1, 2), (1, 3)]),
+    for (n_head, n_head_kv, head_dim, n_pairs, layout, has_norms, places, types) in [
+        (4, 2, 64, 32, RopeLayout::Neox, true, &[(0, 4)][..], F16),
+        (3, 1, 20, 8, RopeLayout::Interleaved, false, &[(0, 0), (2, 8), (1, 33), (2, 7)], F16),
+        (7, 7, 128, 16, RopeLayout::Neox, true, &[(1, 1), (1, 2), (1, 3)], F16),
+        (4, 2, 64, 32, RopeLayout::Neox, true, &[(0, 4), (1, 33)], Q8_0),
+        (2, 1, 256, 64, RopeLayout::Interleaved, false, &[(0, 0), (2, 7)], MIXED),
     ] {
         let what = format!("place_heads {n_head}/{n_head_kv} × {head_dim}, {n_pairs} pairs, {layout:?}, {has_norms}");
-        let shape = CacheShape { n_pages: 16, n_head_kv, head_dim };
+        let shape = CacheShape { n_pages: 16, n_head_kv, head_dim, types };
         let (n, q_width, kv_width) = (places.len(), n_head * head_dim, n_head_kv * head_dim);
         let [q_values, k_values, v_values] = [q_width, kv_width, kv_width].map(|w| random.values(n * w));
         let norms = [0, 1].map(|_| TestWeight::vector(&random.values(head_dim)).upload(&mut gpu, "head norm"));
@@ -410,9 +501,10 @@ fn heads_are_placed_as_by_their_norms_rotations_and_stores() {
         let eps = 1e-5;
         let before = Cache::random(&mut gpu, &mut random, shape);
         let mut copy = || {
-            let [k, v] = [before.layer.k, before.layer.v].map(|from| {
-                let mut to = gpu.allocate(MemoryUse::Device, shape.bytes(), "a cache").expect("memory");
-                to.write()[..shape.bytes() as usize].copy_from_slice(&from.read()[..shape.bytes() as usize]);
+            let [k, v] = [(types.k, before.layer.k), (types.v, before.layer.v)].map(|(ty, from)| {
+                let n_bytes = shape.bytes(ty);
+                let mut to = gpu.allocate(MemoryUse::Device, n_bytes, "a cache").expect("memory");
+                to.write()[..n_bytes as usize].copy_from_slice(&from.read()[..n_bytes as usize]);
                 to
             });
             LayerCache { k, v }
@@ -440,15 +532,13 @@ fn heads_are_placed_as_by_their_norms_rotations_and_stores() {
         let want: Vec<f64> = q.read().into_iter().map(f64::from).collect();
         let tolerance = 1e-5 * largest(&want);
         assert_close(&what, &q_alone.read(), &want, |_| tolerance);
-        let halves = |region: &Region| -> Vec<f16> {
-            bytemuck::cast_slice::<u8, f16>(&region.read()[..shape.bytes() as usize]).to_vec()
-        };
-        assert!(halves(&together.v) == halves(&apart.v), "{what}: values");
-        // Keys are rounded from numbers that may differ in their last bits.
-        let (got, want) = (halves(&together.k), halves(&apart.k));
-        let got: Vec<f32> = got.into_iter().map(f32::from).collect();
-        let want: Vec<f64> = want.into_iter().map(f64::from).collect();
-        assert_close(&format!("{what}: keys"), &got, &want, |i| 1e-3 * want[i].abs() + 1e-5 * largest(&want));
+        assert!(decoded(shape, types.v, &together.v) == decoded(shape, types.v, &apart.v), "{what}: values");
+        // Keys are rounded from numbers that may differ in their last bits: to another code, in the worst case.
+        let got: Vec<f32> = decoded(shape, types.k, &together.k).into_iter().map(|v| v as f32).collect();
+        let want = decoded(shape, types.k, &apart.k);
+        let block = |i: usize| largest(&want[i / BLOCK * BLOCK..][..BLOCK]);
+        let code = |i: usize| if types.k == KvType::Q8_0 { 1.01 * block(i) / 127.0 } else { 1e-3 * want[i].abs() };
+        assert_close(&format!("{what}: keys"), &got, &want, |i| code(i) + 1e-5 * largest(&want));
     }
 }
 

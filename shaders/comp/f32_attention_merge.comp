@@ -1,7 +1,7 @@
 #version 460
 #extension GL_GOOGLE_include_directive : require
 // out[t, h] = Σᵢ exp(mᵢ − m) · accᵢ / (Σᵢ exp(mᵢ − m) · sumᵢ + exp(sink[h] − m)), m the largest of all mᵢ and the sink: the
-// end of an attention whose positions were split among workgroups (f32_f16kv_attention.comp).
+// end of an attention whose positions were split among workgroups (f32_anykv_attention.comp).
 // One workgroup per (head, token); its invocations share out the head's vec4s.
 // Bound by bytes: the partial results read once.
 // CPU twin: that of the attention.

@@ -2,14 +2,14 @@
 #extension GL_GOOGLE_include_directive : require
 // Between the projections of a token and its attention, for each of its heads: RMS norm of the head (arXiv 1910.07467)
 // if the model has weights for it, rotation of its pairs (arXiv 2104.09864), and for keys and values the store in the
-// cache, rounded to the nearest f16. Queries stay where they are; values are only stored.
+// cache, rounded to its types. Queries stay where they are; values are only stored.
 // NEOX = 1: pairs (i, i + n_pairs); NEOX = 0: pairs (2i, 2i + 1). Elements past 2 · n_pairs are not rotated. cos and sin
-// come from the host (see f32_rope.comp). Cache layout: see f32_kv_store.comp.
+// come from the host (see f32_rope.comp). Cache layout: see kv_cache.glsl.
 // Saves five dispatches and their barriers: two norms, two rotations and the store.
 // One workgroup per (head of q, then k, then v; token). Bound by latency: the head is read and written once.
-// CPU twin: f64; 1e-5 of the largest element for queries, 1 ulp of f16 for keys, exact for values.
-// Specialization constants: 0 WG_SIZE, 1 HEAD_DIM, 2 PAGE, 3 NEOX. Subgroup size ≥ 4, subgroup arithmetic, 16-bit
-// storage; shared memory 4 · (HEAD_DIM + WG_SIZE / 4) bytes.
+// CPU twin: f64; 1e-5 of the largest element for queries; for keys and values as in f32_kv_store.comp, keys in f16 1 ulp.
+// Specialization constants: 0 WG_SIZE (a multiple of 8), 1 HEAD_DIM, 2 PAGE, 3 NEOX, 4 K_TYPE, 5 V_TYPE. Subgroup size
+// ≥ 4, subgroup arithmetic, 16-bit storage; shared memory 4 · (HEAD_DIM + WG_SIZE + WG_SIZE / 4) bytes.
 #include "buffers.glsl"
 
 layout(local_size_x_id = 0) in;
@@ -17,15 +17,19 @@ layout(constant_id = 0) const uint WG_SIZE = 64;
 layout(constant_id = 1) const uint HEAD_DIM = 64;
 layout(constant_id = 2) const uint PAGE = 32;
 layout(constant_id = 3) const uint NEOX = 1;
+layout(constant_id = 4) const uint K_TYPE = 0;
+layout(constant_id = 5) const uint V_TYPE = 0;
 const uint HAS_Q_NORM = 1, HAS_K_NORM = 2;
+const uint HEAD_DIM4 = HEAD_DIM / 4;
 
 #include "reduce.glsl"
+#include "kv_cache.glsl"
 
 layout(push_constant) uniform Push {
     WriteF32 q;         // [n_tokens, q_stride], in place
     ReadF32 k;          // [n_tokens, kv_stride]
     ReadF32 v;          // [n_tokens, kv_stride]
-    WriteF16 k_cache;
+    WriteF16 k_cache;   // read as what K_TYPE says
     WriteF16 v_cache;
     ReadU32 tables;     // [n_seq, pages_per_seq]
     ReadU32 seqs;       // [n_tokens]
@@ -44,13 +48,7 @@ layout(push_constant) uniform Push {
 } push;
 
 shared float head[HEAD_DIM];
-
-// First element of key/value head `h` of token `t` in the cache.
-uint cache_at(uint t, uint h) {
-    uint pos = push.positions.v[t];
-    uint page = push.tables.v[push.seqs.v[t] * push.pages_per_seq + pos / PAGE];
-    return ((page * push.n_head_kv + h) * PAGE + pos % PAGE) * HEAD_DIM;
-}
+shared float largest[WG_SIZE];
 
 // Element `d` of the head after the rotation.
 float rotated(uint t, uint d) {
@@ -63,12 +61,45 @@ float rotated(uint t, uint d) {
     return head[d] * c + head[other] * (is_second ? s : -s);
 }
 
+// Element `d` of the key, from `head`, or of the value at `from`.
+float stored(uint t, uint from, uint d, bool is_key) {
+    return is_key ? rotated(t, d) : push.v.v[from + d];
+}
+
+// Stores key/value head `h` of token `t`. All invocations must call.
+void store(WriteF16 cache, uint type, uint t, uint h, uint from, bool is_key) {
+    uint tid = gl_LocalInvocationID.x, pos = push.positions.v[t], row = pos % PAGE;
+    uint page = push.tables.v[push.seqs.v[t] * push.pages_per_seq + pos / PAGE];
+    uint part = page * push.n_head_kv + h;
+    if (type == KV_F16) {
+        uint to = (part * PAGE + row) * HEAD_DIM;
+        for (uint d = tid; d < HEAD_DIM; d += WG_SIZE) cache.v[to + d] = float16_t(stored(t, from, d, is_key));
+        return;
+    }
+    // An invocation takes four elements, eight neighbours a block.
+    uint at = part * Q8_WORDS;
+    for (uint first = 0; first < HEAD_DIM4; first += WG_SIZE) {
+        uint d4 = first + tid;
+        vec4 values = vec4(0.0);
+        if (d4 < HEAD_DIM4)
+            for (uint i = 0; i < 4; i++) values[i] = stored(t, from, 4 * d4 + i, is_key);
+        barrier(); // the maxima of the round before have been read
+        largest[tid] = largest_of(values);
+        barrier();
+        if (d4 >= HEAD_DIM4) continue;
+        float top = 0.0;
+        for (uint i = 0; i < 8; i++) top = max(top, largest[tid / 8 * 8 + i]);
+        float scale = top / 127.0;
+        WriteU32(cache).v[at + row * HEAD_DIM4 + d4] = q8_codes(values, scale > 0.0 ? 1.0 / scale : 0.0);
+        if (d4 % 8 == 0) cache.v[q8_scale_at(at, row) + d4 / 8] = float16_t(scale);
+    }
+}
+
 void main() {
     uint h = gl_WorkGroupID.x, t = gl_WorkGroupID.y, tid = gl_LocalInvocationID.x;
     if (h >= push.n_head + push.n_head_kv) {
         h -= push.n_head + push.n_head_kv;
-        uint from = t * push.kv_stride + h * HEAD_DIM, to = cache_at(t, h);
-        for (uint d = tid; d < HEAD_DIM; d += WG_SIZE) push.v_cache.v[to + d] = float16_t(push.v.v[from + d]);
+        store(push.v_cache, V_TYPE, t, h, t * push.kv_stride + h * HEAD_DIM, false);
         return;
     }
     bool is_query = h < push.n_head;
@@ -89,7 +120,6 @@ void main() {
     if (is_query) {
         for (uint d = tid; d < HEAD_DIM; d += WG_SIZE) push.q.v[from + d] = rotated(t, d);
     } else {
-        uint to = cache_at(t, h);
-        for (uint d = tid; d < HEAD_DIM; d += WG_SIZE) push.k_cache.v[to + d] = float16_t(rotated(t, d));
+        store(push.k_cache, K_TYPE, t, h, from, true);
     }
 }

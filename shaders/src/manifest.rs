@@ -182,7 +182,7 @@ impl Kernel {
             Kernel::Rope => "f32_rope.comp",
             Kernel::KvStore => "f32_kv_store.comp",
             Kernel::PlaceHeads => "f32_place_heads.comp",
-            Kernel::Attention => "f32_f16kv_attention.comp",
+            Kernel::Attention => "f32_anykv_attention.comp",
             Kernel::AttentionMerge => "f32_attention_merge.comp",
             Kernel::Swiglu => "f32_swiglu.comp",
             Kernel::Gather => "f32_gather.comp",

@@ -3,8 +3,10 @@
 //!
 //! Tokens are random and their meaning is ignored, end-of-text included; every repetition starts at the same depth.
 //! With `--npl` (llama-batched-bench's `-npl`) several sequences generate side by side; the speed is that of all
-//! together, and counts generated tokens only.
+//! together, and counts generated tokens only. With `--pps` (its `-pps`) a prompt is that of all of them, and its time ends
+//! when each has its first token: through the scheduler, which computes it once.
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -14,10 +16,12 @@ use comfy_table::{Table, presets};
 use engine::backend::BatchToken;
 use engine::backend::vulkan::DeviceOptions;
 use engine::roofline::{Pass, Roofline};
+use engine::sampler::SamplerParams;
+use engine::scheduler::{Scheduler, SeqId};
 use engine::{Engine, EngineOptions};
 use serde::Serialize;
 
-use crate::args::{DeviceArgs, at_least_one};
+use crate::args::{CacheArgs, DeviceArgs, at_least_one};
 use crate::bandwidth;
 use crate::failure::Failure;
 use crate::{load, measure};
@@ -41,6 +45,9 @@ pub struct Args {
     #[arg(long = "npl", visible_alias = "n-parallel", value_name = "N,…", value_delimiter = ',', default_value = "1",
           value_parser = at_least_one)]
     n_parallel: Vec<usize>,
+    /// Prompt tests of sequences that share the prompt, up to the first token of each (llama-batched-bench's -pps)
+    #[arg(long = "pps")]
+    is_shared: bool,
     /// Most tokens in one pass
     #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "512", value_parser = at_least_one)]
     batch_size: Vec<usize>,
@@ -55,6 +62,8 @@ pub struct Args {
     output: Format,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    cache: CacheArgs,
 }
 
 /// Form of the output.
@@ -80,11 +89,15 @@ struct Record {
     model_n_params: u64,
     n_batch: usize,
     n_threads: usize,
+    type_k: &'static str,
+    type_v: &'static str,
     n_prompt: usize,
     n_gen: usize,
     n_depth: usize,
     /// Sequences that generate together.
     n_parallel: usize,
+    /// Whether the prompt is that of all sequences, and its time ends with the first token of each.
+    is_pp_shared: bool,
     avg_ns: u64,
     stddev_ns: u64,
     avg_ts: f64,
@@ -138,14 +151,18 @@ impl Passes {
 }
 
 /// What is measured: `n_prompt` tokens in batches, or `n_gen` tokens one by one in each of `n_parallel` sequences, after
-/// `n_depth` tokens.
+/// `n_depth` tokens; with `is_shared` the time until all sequences have the first token behind a common prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Test {
     n_prompt: usize,
     n_gen: usize,
     n_depth: usize,
     n_parallel: usize,
+    is_shared: bool,
 }
+
+/// Steps that sequences may be ahead of the last one that gets its first token.
+const SHARED_ROOM: usize = 8;
 
 /// Runs the command.
 pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure> {
@@ -212,11 +229,23 @@ fn write_csv(records: &[Record], out: &mut impl Write) -> Result<(), Failure> {
 fn tests(args: &Args) -> Vec<Test> {
     let mut tests = Vec::new();
     for &n_depth in &args.n_depth {
-        let prompt = args.n_prompt.iter().map(|&n_prompt| Test { n_prompt, n_gen: 0, n_depth, n_parallel: 1 });
-        let generation = args.n_gen.iter().flat_map(|&n_gen| {
-            args.n_parallel.iter().map(move |&n_parallel| Test { n_prompt: 0, n_gen, n_depth, n_parallel })
-        });
+        let test = Test { n_prompt: 0, n_gen: 0, n_depth, n_parallel: 1, is_shared: false };
+        let prompt = args.n_prompt.iter().filter(|_| !args.is_shared).map(|&n_prompt| Test { n_prompt, ..test });
+        let generation = args
+            .n_gen
+            .iter()
+            .flat_map(|&n_gen| args.n_parallel.iter().map(move |&n_parallel| Test { n_gen, n_parallel, ..test }));
         tests.extend(prompt.chain(generation).filter(|t| t.n_prompt + t.n_gen > 0));
+    }
+    // Last: the scheduler takes the engine over.
+    for &n_prompt in args.n_prompt.iter().filter(|n| args.is_shared && **n > 0) {
+        tests.extend(args.n_parallel.iter().map(|&n_parallel| Test {
+            n_prompt,
+            n_gen: 0,
+            n_depth: 0,
+            n_parallel,
+            is_shared: true,
+        }));
     }
     tests
 }
@@ -229,7 +258,8 @@ fn measure_model(
     quiet: bool,
     records: &mut Vec<Record>,
 ) -> Result<bool, Failure> {
-    let longest = tests.iter().map(|t| t.n_depth + t.n_prompt + t.n_gen).max().unwrap_or(0);
+    let room = |t: &Test| if t.is_shared { SHARED_ROOM } else { 0 };
+    let longest = tests.iter().map(|t| t.n_depth + t.n_prompt + t.n_gen + room(t)).max().unwrap_or(0);
     let options = EngineOptions {
         backend: args.device.backend.into(),
         device: args.device.device.clone(),
@@ -242,13 +272,15 @@ fn measure_model(
         exact: args.device.exact,
         validation: args.device.validation,
         shaders: args.device.shaders.clone(),
+        kv: args.cache.options(),
+        kv_bytes: args.cache.kv_memory,
     };
     let start = Instant::now();
     let mut engine = load::load_with(path, &options, quiet)?;
     let load_ms = start.elapsed().as_secs_f64() * 1e3;
     let failed = |e: engine::Error| Failure::engine(path, &e);
-    let roofline = Roofline::new(engine.gguf().header()).map_err(failed)?;
-    for &test in tests {
+    let roofline = Roofline::new(engine.gguf().header()).map_err(failed)?.with_cache(engine.kv_options());
+    for &test in tests.iter().filter(|t| !t.is_shared) {
         let mut passes = Passes::default();
         let mut tokens = RandomTokens::new(engine.config().n_vocab);
         let mut samples_ns = Vec::with_capacity(args.repetitions);
@@ -286,12 +318,25 @@ fn measure_model(
         let mut record = record(&engine, path, threads, test, samples_ns, step_bytes);
         record.load_ms = load_ms;
         record.add(&passes, engine.is_vulkan());
-        if !quiet {
-            eprintln!("{}: {:.2} ± {:.2} tok/s", test.name(), record.avg_ts, record.stddev_ts);
-        }
-        records.push(record);
+        keep(record, quiet, records);
     }
-    Ok(engine.is_vulkan())
+    let is_vulkan = engine.is_vulkan();
+    let mut scheduler = Scheduler::new(engine);
+    for &test in tests.iter().filter(|t| t.is_shared) {
+        let mut tokens = RandomTokens::new(scheduler.engine().config().n_vocab);
+        let mut samples_ns = Vec::with_capacity(args.repetitions);
+        for repetition in 0..=args.repetitions {
+            let ns = first_tokens(&mut scheduler, &mut tokens, test).map_err(failed)?;
+            if repetition > 0 {
+                samples_ns.push(ns);
+            }
+        }
+        let mut record = record(scheduler.engine(), path, threads, test, samples_ns, 0.0);
+        record.load_ms = load_ms;
+        record.first_token_ms = Some(record.avg_ns as f64 / 1e6);
+        keep(record, quiet, records);
+    }
+    Ok(is_vulkan)
 }
 
 /// Weights and cache that a step of generation reads: keys and values of all earlier positions, on average over the
@@ -313,6 +358,31 @@ impl Record {
             self.device_us_per_token = passes.device_ns.map(|ns| ns as f64 / n_tokens / 1e3);
         }
     }
+}
+
+fn keep(record: Record, quiet: bool, records: &mut Vec<Record>) {
+    if !quiet {
+        eprintln!("{}: {:.2} ± {:.2} tok/s", Test::of(&record).name(), record.avg_ts, record.stddev_ts);
+    }
+    records.push(record);
+}
+
+/// Time in ns until sequences that start with a new, common prompt have their first tokens.
+fn first_tokens(scheduler: &mut Scheduler, tokens: &mut RandomTokens, test: Test) -> Result<u64, engine::Error> {
+    let prompt: Vec<u32> = (0..test.n_prompt).map(|_| tokens.next()).collect();
+    let sampling = SamplerParams { temperature: 0.0, ..SamplerParams::default() };
+    let start = Instant::now();
+    let started = (0..test.n_parallel).map(|_| scheduler.start(&prompt, &sampling));
+    let seqs: Vec<SeqId> = started.collect::<Result<_, _>>()?;
+    let mut waiting: HashSet<SeqId> = seqs.iter().copied().collect();
+    while !waiting.is_empty() {
+        for event in scheduler.step()? {
+            waiting.remove(&event.seq);
+        }
+    }
+    let ns = start.elapsed().as_nanos() as u64;
+    seqs.into_iter().for_each(|seq| scheduler.release(seq));
+    Ok(ns)
 }
 
 /// One step of generation: a token at position `pos` in each of `n_parallel` sequences, with logits for all.
@@ -354,6 +424,7 @@ fn record(engine: &Engine, path: &Path, threads: usize, test: Test, samples_ns: 
     let (avg_ts, stddev_ts) = mean_and_deviation(&samples_ts);
     let (avg_ns, stddev_ns) = mean_and_deviation(&samples_ns.iter().map(|ns| *ns as f64).collect::<Vec<_>>());
     let config = engine.config();
+    let kv = engine.kv_options();
     let file = engine.gguf();
     Record {
         build_number: env!("CARGO_PKG_VERSION"),
@@ -365,10 +436,13 @@ fn record(engine: &Engine, path: &Path, threads: usize, test: Test, samples_ns: 
         model_n_params: file.tensors().iter().map(|t| t.dims.iter().product::<u64>()).sum(),
         n_batch: engine.n_batch(),
         n_threads: effective_threads(threads),
+        type_k: kv.k.name(),
+        type_v: kv.v.name(),
         n_prompt: test.n_prompt,
         n_gen: test.n_gen,
         n_depth: test.n_depth,
         n_parallel: test.n_parallel,
+        is_pp_shared: test.is_shared,
         avg_ns: avg_ns as u64,
         stddev_ns: stddev_ns as u64,
         avg_ts,
@@ -389,9 +463,15 @@ fn record(engine: &Engine, path: &Path, threads: usize, test: Test, samples_ns: 
 }
 
 impl Test {
+    fn of(r: &Record) -> Test {
+        let (n_prompt, n_gen, n_depth, n_parallel) = (r.n_prompt, r.n_gen, r.n_depth, r.n_parallel);
+        Test { n_prompt, n_gen, n_depth, n_parallel, is_shared: r.is_pp_shared }
+    }
+
     /// llama-bench's name of the test, e.g. `pp512` or `tg128 @ d4096`.
     fn name(self) -> String {
         let kind = if self.n_prompt > 0 { format!("pp{}", self.n_prompt) } else { format!("tg{}", self.n_gen) };
+        let kind = if self.is_shared { format!("{kind} shared") } else { kind };
         let kind = if self.n_parallel > 1 { format!("{kind} × {}", self.n_parallel) } else { kind };
         if self.n_depth > 0 { format!("{kind} @ d{}", self.n_depth) } else { kind }
     }
@@ -405,6 +485,7 @@ fn table(records: &[Record]) -> Table {
         "size",
         "params",
         "backend",
+        "cache",
         "threads",
         "test",
         "t/s",
@@ -417,15 +498,14 @@ fn table(records: &[Record]) -> Table {
         "CPU µs",
     ]);
     for r in records {
-        let (n_prompt, n_gen, n_depth, n_parallel) = (r.n_prompt, r.n_gen, r.n_depth, r.n_parallel);
-        let test = Test { n_prompt, n_gen, n_depth, n_parallel };
         table.add_row([
             r.model_type.clone(),
             format!("{:.2} GiB", r.model_size as f64 / f64::from(1 << 30)),
             format!("{:.2} B", r.model_n_params as f64 / 1e9),
             r.backends.clone(),
+            if r.type_k == r.type_v { r.type_k.to_owned() } else { format!("{}/{}", r.type_k, r.type_v) },
             r.n_threads.to_string(),
-            test.name(),
+            Test::of(r).name(),
             format!("{:.2} ± {:.2}", r.avg_ts, r.stddev_ts),
             r.gb_per_s.map_or_else(String::new, |x| format!("{x:.1}")),
             r.bandwidth_share
@@ -527,7 +607,11 @@ mod tests {
 
     #[test]
     fn tests_are_named_as_llama_bench_names_them() {
-        let test = |n_prompt, n_gen, n_depth, n_parallel| Test { n_prompt, n_gen, n_depth, n_parallel }.name();
+        let test = |n_prompt, n_gen, n_depth, n_parallel| {
+            Test { n_prompt, n_gen, n_depth, n_parallel, is_shared: false }.name()
+        };
+        let shared = Test { n_prompt: 512, n_gen: 0, n_depth: 0, n_parallel: 8, is_shared: true };
+        assert_eq!(shared.name(), "pp512 shared × 8");
         assert_eq!(test(512, 0, 0, 1), "pp512");
         assert_eq!(test(0, 128, 4096, 1), "tg128 @ d4096");
         assert_eq!(test(0, 128, 0, 8), "tg128 × 8");

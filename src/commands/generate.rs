@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use engine::Engine;
 use engine::chat::harmony::ReasoningEffort;
 use engine::chat::{ChatTemplate, Clock};
 use engine::gguf::GgufFile;
@@ -13,7 +12,7 @@ use solver::local::LocalModel;
 use solver::protocol::Reader;
 use solver::{ChatSettings, LanguageModel, Message, Protocol};
 
-use crate::args::{ModelArgs, SamplingArgs, at_least_one, reasoning_effort};
+use crate::args::{DraftArgs, ModelArgs, SamplingArgs, at_least_one, reasoning_effort};
 use crate::commands::read_text;
 use crate::failure::Failure;
 use crate::load;
@@ -27,6 +26,8 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    drafts: DraftArgs,
     /// The text to continue, or the user's message with --chat
     #[arg(short, long, value_name = "TEXT")]
     prompt: Option<String>,
@@ -67,7 +68,8 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
     if args.chat {
         check_chat(args)?;
     }
-    let Prompt { mut scheduler, tokens, reader } = prompt(args, load::load(&args.model, 1, quiet)?, &text)?;
+    let scheduler = load::load_to_serve(&args.model, &args.drafts, 1, quiet)?;
+    let Prompt { mut scheduler, tokens, reader } = prompt(args, scheduler, &text)?;
     let seq = scheduler.start(&tokens, &args.sampling.params(args.logprobs)).map_err(|e| failed(e.into()))?;
     let mut transcriber = reader.map(|reader| Transcriber::new(reader, !args.json));
     let mut events = Vec::new();
@@ -118,6 +120,9 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
             "n_gen": stats.generated_tokens,
             "prompt_ms": stats.prompt_ms,
             "gen_ms": stats.decode_ms,
+            "n_drafted": stats.drafted_tokens,
+            "n_draft_accepted": stats.accepted_tokens,
+            "overhead_ms": stats.overhead_ms,
             "backend": scheduler.engine().backend_name(),
         });
         writeln!(out, "{value}")?;
@@ -126,8 +131,12 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
     }
     if !quiet {
         let rate = |n: u64, ms: f64| if ms > 0.0 { n as f64 * 1e3 / ms } else { 0.0 };
+        let drafts = match stats.drafted_tokens {
+            0 => String::new(),
+            n => format!(", {} of {n} drafted ones right", stats.accepted_tokens),
+        };
         eprintln!(
-            "prompt {} tokens, {:.1} tok/s; generated {} tokens, {:.1} tok/s; {finish}",
+            "prompt {} tokens, {:.1} tok/s; generated {} tokens, {:.1} tok/s{drafts}; {finish}",
             stats.prompt_tokens,
             rate(stats.prompt_tokens, stats.prompt_ms),
             stats.generated_tokens,
@@ -172,17 +181,18 @@ fn chat_settings(args: &Args, file: &GgufFile) -> ChatSettings {
 }
 
 /// A conversation is rendered by the solver, which keeps contents from spelling control tokens.
-fn prompt(args: &Args, engine: Engine, text: &str) -> Result<Prompt, Failure> {
+fn prompt(args: &Args, scheduler: Scheduler, text: &str) -> Result<Prompt, Failure> {
+    let engine = scheduler.engine();
     if !args.chat {
         let tokens = engine.tokenizer().encode_with_bos(text, args.parse_special);
-        return Ok(Prompt { scheduler: Scheduler::new(engine), tokens, reader: None });
+        return Ok(Prompt { scheduler, tokens, reader: None });
     }
     let failed = |e| load::chat_failure(&args.model.model, &e);
     let system = args.system.as_deref().map(|s| Message::new("system", s));
     let messages: Vec<Message> = system.into_iter().chain([Message::new("user", text)]).collect();
     let settings = chat_settings(args, engine.gguf());
     let protocol = settings.protocol;
-    let model = LocalModel::new(Scheduler::new(engine)).with_chat(settings).map_err(failed)?;
+    let model = LocalModel::new(scheduler).with_chat(settings).map_err(failed)?;
     let rendered = model.render_chat(&messages).map_err(failed)?;
     let reader = Some(protocol.plain_reader(rendered.opens_thought));
     Ok(Prompt { scheduler: model.into_scheduler(), tokens: rendered.tokens, reader })

@@ -8,6 +8,7 @@ use engine::DEFAULT_CONTEXT;
 use engine::backend::Limits;
 use engine::footprint::{Footprint, Memory};
 use engine::gguf::{GgmlType, Header};
+use engine::kv::{KvOptions, KvType};
 use engine::model::Config;
 use engine::synth::Plan;
 use engine::tokenizer::Tokenizer;
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 use solver::Protocol;
 use solver::protocol::Choice;
 
-use crate::args::at_least_one;
+use crate::args::{CacheArgs, DraftArgs, at_least_one};
 use crate::commands::synth::LikeArgs;
 use crate::failure::Failure;
 use crate::load;
@@ -51,6 +52,9 @@ struct SizeArgs {
     /// Compute the memory for passes of this many tokens
     #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = at_least_one)]
     batch_size: usize,
+    /// Types of keys and values.
+    #[command(flatten)]
+    cache: CacheArgs,
 }
 
 impl SizeArgs {
@@ -59,7 +63,16 @@ impl SizeArgs {
             0 => config.n_ctx_train.min(DEFAULT_CONTEXT),
             n => n,
         };
-        Limits { n_batch: self.batch_size, n_outputs: self.parallel.min(self.batch_size), n_seq: self.parallel, n_ctx }
+        let (n_batch, n_seq) = (self.batch_size, self.parallel);
+        Limits {
+            n_batch,
+            // As `run` serves them: with drafts.
+            n_outputs: (n_seq * (1 + DraftArgs::default().draft_max)).min(n_batch),
+            n_seq,
+            n_ctx,
+            kv: self.cache.options(),
+            kv_bytes: self.cache.kv_memory,
+        }
     }
 }
 
@@ -108,7 +121,7 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure> {
 
 /// Shows a model that `synth` would write.
 pub fn show_plan(plan: &Plan, files: &[PathBuf], as_json: bool, out: &mut impl Write) -> Result<(), Failure> {
-    let sizes = SizeArgs { ctx_size: 0, parallel: 1, batch_size: 512 };
+    let sizes = SizeArgs { ctx_size: 0, parallel: 1, batch_size: 512, cache: CacheArgs::default() };
     show_planned(plan, files, &sizes, as_json, out)
 }
 
@@ -148,11 +161,13 @@ impl<'h> Summary<'h> {
         let mut problems = Vec::new();
         let runnable = Config::from_header(header).and_then(|config| {
             let footprint = Footprint::new(header, &config)?;
-            let limits = sizes.limits(&config);
-            let memory = footprint.memory(&config, &limits);
-            Ok(Runnable { config, footprint, limits, memory })
+            Ok((config, footprint))
         });
-        let runnable = runnable.map_err(|e| problems.push(e.to_string())).ok();
+        let runnable = runnable.map_err(|e| problems.push(e.to_string())).ok().and_then(|(config, footprint)| {
+            let limits = sizes.limits(&config);
+            let memory = footprint.memory(&config, &limits).map_err(|e| problems.push(e.to_string())).ok()?;
+            Some(Runnable { config, footprint, limits, memory })
+        });
         let tokenizer = Tokenizer::from_gguf(metadata).map_err(|e| problems.push(e.to_string())).ok();
         let has_template = metadata.value("tokenizer.chat_template").is_some();
         let protocol = Protocol::of_model(metadata);
@@ -270,19 +285,25 @@ impl Runnable {
             line("", format!("and {} per sequence for the windows", both(window.f16(), window.q8_0())));
         }
         let n = self.limits.n_seq;
+        let kv = self.limits.kv;
         let sequences = if n == 1 { "a sequence".to_owned() } else { format!("{n} sequences") };
         line(
             "memory",
             format!(
-                "{} for {sequences} of {} tokens: weights {}, cache {}, activations {}",
-                bytes_text(m.total_f16()),
+                "{} for {sequences} of {} tokens: weights {}, cache ({kv}) {}, activations {}",
+                bytes_text(m.total(kv)),
                 self.limits.n_ctx,
                 bytes_text(m.weight_bytes),
-                bytes_text(m.kv.f16()),
+                bytes_text(m.kv.of(kv)),
                 bytes_text(m.activation_bytes),
             ),
         );
-        line("", format!("{} with the cache at q8_0", bytes_text(m.total_q8_0())));
+        for ty in KvType::ALL {
+            let other = KvOptions { k: ty, v: ty };
+            if other != kv && other.unfit(c.head_dim).is_none() {
+                line("", format!("{} with the cache at {other}", bytes_text(m.total(other))));
+            }
+        }
     }
 
     fn json(&self) -> serde_json::Map<String, Value> {
@@ -321,11 +342,13 @@ impl Runnable {
                 "n_seq": self.limits.n_seq,
                 "n_batch": self.limits.n_batch,
                 "weight_bytes": m.weight_bytes,
-                "kv_bytes": m.kv.f16(),
+                "type_k": self.limits.kv.k.name(),
+                "type_v": self.limits.kv.v.name(),
+                "kv_bytes": m.kv.of(self.limits.kv),
                 "kv_bytes_q8_0": m.kv.q8_0(),
                 "activation_bytes": m.activation_bytes,
-                "total_bytes": m.total_f16(),
-                "total_bytes_q8_0": m.total_q8_0(),
+                "total_bytes": m.total(self.limits.kv),
+                "total_bytes_q8_0": m.weight_bytes + m.kv.q8_0() + m.activation_bytes,
             },
         });
         match value {

@@ -37,7 +37,7 @@ pub struct Args {
 pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure> {
     // Before the model is loaded: an output that can't be written.
     let save = args.save.as_deref().map(|path| Ok::<_, Failure>((path, temporary_beside(path)?))).transpose()?;
-    let mut engine = load::load(&args.model, 1, quiet)?;
+    let mut engine = load::load(&args.model, quiet)?;
     let tokens = match &args.prompt {
         Some(text) => engine.tokenizer().encode_with_bos(text, false),
         None => args.tokens.clone(),

@@ -9,7 +9,7 @@ use engine::EngineOptions;
 use engine::perplexity::{MIN_CHUNK, Perplexity};
 use serde_json::json;
 
-use crate::args::{DeviceArgs, at_least_one};
+use crate::args::{CacheArgs, DeviceArgs, at_least_one};
 use crate::commands::read_text;
 use crate::failure::Failure;
 use crate::load;
@@ -44,6 +44,8 @@ pub struct Args {
     json: bool,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    cache: CacheArgs,
 }
 
 /// Runs the command.
@@ -66,6 +68,8 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
         exact: args.device.exact,
         validation: args.device.validation,
         shaders: args.device.shaders.clone(),
+        kv: args.cache.options(),
+        kv_bytes: args.cache.kv_memory,
     };
     let mut engine = load::load_with(&args.model, &options, quiet)?;
     let failed = |e: engine::Error| Failure::engine(&args.model, &e);

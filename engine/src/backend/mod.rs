@@ -9,7 +9,7 @@ pub mod vulkan;
 
 use crate::error::Error;
 use crate::gguf::GgmlType;
-use crate::kv::{KvLayout, KvPages, PageCopy};
+use crate::kv::{KvLayout, KvOptions, KvPages, PageCopy};
 use crate::model::{Config, ExpertWeights, RopeTable};
 
 /// An activation buffer. Row = one token of the batch (for `Logits` and `Out`: one row per requested output).
@@ -88,6 +88,10 @@ pub struct Limits {
     pub n_seq: usize,
     /// Positions per sequence (context length).
     pub n_ctx: usize,
+    /// How keys and values are stored.
+    pub kv: KvOptions,
+    /// Most bytes of keys and values; `None` for all that the sequences could fill.
+    pub kv_bytes: Option<u64>,
 }
 
 /// One token of a batch.
@@ -176,7 +180,7 @@ pub trait Backend: Send {
     /// Rotates each head of `x` by its token's position, in place, with the table given to `allocate`.
     fn rope(&mut self, x: Act) -> Result<(), Error>;
 
-    /// Stores `K` and `V` of the batch in the layer's cache, rounded to f16.
+    /// Stores `K` and `V` of the batch in the layer's cache, rounded to its types.
     fn kv_store(&mut self) -> Result<(), Error>;
 
     /// What comes between the projections and attention: [`Self::head_norm`] of `Q` and `K` with the given weights,

@@ -17,7 +17,7 @@ use solver::journal::history::HistoryError;
 use solver::journal::{History, path_of};
 use solver::{ProblemSet, RunEnd};
 
-use crate::args::{ModelArgs, SamplingArgs, at_least_one};
+use crate::args::{DraftArgs, ModelArgs, SamplingArgs, at_least_one};
 use crate::commands::replay;
 use crate::commands::run::args::{self as run_args, NO_MODEL, RemoteArgs, SolvingArgs, TimeArgs};
 use crate::commands::run::{self, Machine};
@@ -58,6 +58,9 @@ pub struct Args {
     /// The model.
     #[command(flatten)]
     model: ModelArgs,
+    /// Drafts.
+    #[command(flatten)]
+    drafts: DraftArgs,
     /// A model behind servers.
     #[command(flatten)]
     remote: RemoteArgs,
@@ -135,6 +138,7 @@ impl Plan {
         run_args.problems = Some(set.clone());
         run_args.limit = args.limit;
         run_args.model = args.model.clone();
+        run_args.drafts = args.drafts.clone();
         run_args.remote = args.remote.clone();
         if !run_args.has_model() {
             let message = "the model is missing: give it with -m FILE (--model), or --endpoint URL";

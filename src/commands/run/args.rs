@@ -18,7 +18,7 @@ use solver::submission::is_parquet;
 use solver::{AnswerRange, ProblemSet, Protocol, Sampling, Select, SolverOptions, StopRule, VoteRule, demo_set};
 
 use crate::args::{
-    Cli, Command, ModelArgs, SamplingArgs, at_least_one, duration, positive, protocol, reasoning_effort,
+    Cli, Command, DraftArgs, ModelArgs, SamplingArgs, at_least_one, duration, positive, protocol, reasoning_effort,
 };
 use crate::failure::Failure;
 
@@ -95,6 +95,10 @@ pub struct Args {
     #[command(flatten)]
     #[serde(flatten)]
     pub sampling: SamplingArgs,
+    /// How tokens are drafted.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub drafts: DraftArgs,
 }
 
 /// How problems are worked on.

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use engine::chat::ChatTemplate;
 use engine::model::Config;
-use engine::scheduler::Scheduler;
+use engine::scheduler::Stats;
 use sandbox::Workers;
 use serde_json::{Map, Value};
 use solver::clock::MonotonicClock;
@@ -83,13 +83,19 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
     let json = args.json;
     let mut machine = None;
     let finished = carry_out(prepared, &mut machine, started, cancel, quiet, out)?;
-    let Finished { report, args, folder, transcripts, model, backend, first_token_s } = &finished;
+    let Finished { report, args, folder, transcripts, model, backend, first_token_s, served } = &finished;
     if json {
-        let value = table::json_report(report, model, backend, *first_token_s)?;
+        let mut value = table::json_report(report, model, backend, *first_token_s)?;
+        if let Some(served) = served {
+            value["serving"] = table::serving_json(served);
+        }
         writeln!(out, "{value:#}")?;
     } else if !args.stdio {
         writeln!(out, "{}", table::table(&report.problems))?;
         writeln!(out, "{}", table::summary(report, *first_token_s))?;
+    }
+    if let Some(served) = served.as_ref().filter(|s| !quiet && s.generated_tokens > 0) {
+        eprintln!("{}", table::serving_text(served));
     }
     if !quiet {
         for path in args.submissions() {
@@ -183,9 +189,9 @@ impl Machine {
             return Ok(Machine { model: Model::Remote(Box::new(model)), python, backend });
         }
         let parallel = args.solving.parallel.unwrap_or(DEFAULT_PARALLEL).min(options.attempts);
-        let engine = load::load(&args.model, parallel, quiet)?;
-        let backend = engine.backend_name();
-        let model = LocalModel::new(Scheduler::new(engine)).with_chat(chat_settings(options));
+        let scheduler = load::load_to_serve(&args.model, &args.drafts, parallel, quiet)?;
+        let backend = scheduler.engine().backend_name();
+        let model = LocalModel::new(scheduler).with_chat(chat_settings(options));
         let model = model.map_err(|e| load::chat_failure(&args.model.model, &e))?;
         Ok(Machine { model: Model::Local(Box::new(model)), python, backend })
     }
@@ -201,6 +207,8 @@ pub struct Finished {
     model: String,
     backend: String,
     first_token_s: Option<f64>,
+    /// What the scheduler did, where the model is in this process.
+    served: Option<Stats>,
 }
 
 /// Works on a run to its end, with the machine that is there, which is loaded where there is none yet.
@@ -224,7 +232,10 @@ pub fn carry_out(
     let outputs = (outputs, transcripts);
     let how = (started, cancel, quiet);
     match model {
-        Model::Local(model) => solve(prepared, outputs, &mut **model, python, backend, how, out),
+        Model::Local(model) => {
+            let finished = solve(prepared, outputs, &mut **model, python, backend, how, out)?;
+            Ok(Finished { served: Some(model.scheduler().stats()), ..finished })
+        }
         Model::Remote(model) => solve(prepared, outputs, &mut **model, python, backend, how, out),
     }
 }
@@ -288,7 +299,7 @@ fn solve<M: LanguageModel>(
     progress.finish();
     let first_token_s = progress.first_token_s();
     let backend = backend.to_owned();
-    Ok(Finished { report, args, folder, transcripts, model: name, backend, first_token_s })
+    Ok(Finished { report, args, folder, transcripts, model: name, backend, first_token_s, served: None })
 }
 
 impl Finished {

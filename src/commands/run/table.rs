@@ -1,6 +1,8 @@
 //! What `run`, `replay` and `eval` print of a run: a table of its problems, one line of sums, and the report as JSON.
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use engine::scheduler::Stats;
+use serde_json::json;
 use solver::{ProblemReport, RunEnd, RunReport};
 
 use crate::failure::Failure;
@@ -81,6 +83,48 @@ pub fn summary(report: &RunReport, first_token_s: Option<f64>) -> String {
         RunEnd::Fault { .. } => parts.push("the model failed".to_owned()),
     }
     parts.join(" · ")
+}
+
+/// How the sequences were served, in one line.
+pub fn serving_text(stats: &Stats) -> String {
+    let mut parts = vec![format!(
+        "served: {} prompt tokens computed, {} shared; scheduling {:.1} % of the time; cache at its fullest {} pages, \
+         {:.1} % of them wasted",
+        stats.prompt_tokens,
+        stats.shared_tokens,
+        100.0 * stats.overhead_share(),
+        stats.kv_peak.n_pages,
+        100.0 * stats.kv_peak.waste(),
+    )];
+    if stats.drafted_tokens > 0 {
+        parts.push(format!("{} of {} drafted tokens right", stats.accepted_tokens, stats.drafted_tokens));
+    }
+    if stats.n_preempted > 0 {
+        parts.push(format!(
+            "{} times a sequence gave its pages up, {} tokens computed again",
+            stats.n_preempted, stats.replayed_tokens
+        ));
+    }
+    parts.join("; ")
+}
+
+/// The same as an object.
+pub fn serving_json(stats: &Stats) -> serde_json::Value {
+    json!({
+        "prompt_tokens": stats.prompt_tokens,
+        "shared_tokens": stats.shared_tokens,
+        "generated_tokens": stats.generated_tokens,
+        "drafted_tokens": stats.drafted_tokens,
+        "accepted_tokens": stats.accepted_tokens,
+        "prompt_ms": stats.prompt_ms,
+        "decode_ms": stats.decode_ms,
+        "overhead_ms": stats.overhead_ms,
+        "overhead_share": stats.overhead_share(),
+        "preempted": stats.n_preempted,
+        "replayed_tokens": stats.replayed_tokens,
+        "kv_peak_pages": stats.kv_peak.n_pages,
+        "kv_peak_waste": stats.kv_peak.waste(),
+    })
 }
 
 /// The report as one object.

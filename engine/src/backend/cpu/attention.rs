@@ -1,11 +1,10 @@
 //! Causal attention over the key/value cache with an online softmax (FlashAttention, arXiv 2205.14135): keys and
-//! values are widened from f16 a tile at a time, once for all query heads and tokens that share them.
+//! values are widened to f32 a tile at a time, once for all query heads and tokens that share them.
 
 use super::kv::KvLayer;
 use super::output::Output;
 use super::simd::{SimdLevel, add_scaled, dot, exp, vectorised};
 use crate::backend::BatchToken;
-use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
 /// Positions widened at once.
@@ -123,12 +122,14 @@ fn attend(
     s.acc[..n_states * head_dim].fill(0.0);
     let last = tokens.iter().map(|t| t.pos as usize).max().unwrap_or(0);
     let first = heads.first_visible(tokens.iter().map(|t| t.pos as usize).min().unwrap_or(0));
-    for start in (first..=last).step_by(TILE_POSITIONS) {
+    // Tiles begin at the same positions whichever tokens are computed together: their sums round alike.
+    for start in (first / TILE_POSITIONS * TILE_POSITIONS..=last).step_by(TILE_POSITIONS) {
         let n = TILE_POSITIONS.min(last + 1 - start);
-        for i in 0..n {
-            let (key, value) = kv.head(tokens[0].seq as usize, start + i, head_kv, head_dim);
-            key.convert_to_f32_slice(&mut s.keys[i * head_dim..(i + 1) * head_dim]);
-            value.convert_to_f32_slice(&mut s.values[i * head_dim..(i + 1) * head_dim]);
+        // What lies before the first visible position may be gone from the cache.
+        for i in first.saturating_sub(start)..n {
+            let range = i * head_dim..(i + 1) * head_dim;
+            let (key, value) = (&mut s.keys[range.clone()], &mut s.values[range]);
+            kv.load(tokens[0].seq as usize, start + i, head_kv, key, value);
         }
         for state in 0..n_states {
             let pos = tokens[state / group].pos as usize;

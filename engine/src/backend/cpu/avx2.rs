@@ -4,7 +4,7 @@
 //! Codes are unsigned bytes and activations signed ones, as `vpmaddubsw` wants them; what a type subtracts from its
 //! codes comes back through the sums of the activations. No pair overflows 16 bits: 2 · 63 · 127 < 2¹⁵.
 
-use super::activation::QuantizedRows;
+use super::activation::{GroupRef, QuantizedRows};
 use super::group::{SmallGroup, SuperGroup};
 use super::rows::{RowBlock, each_row};
 use super::small::{Maddubs, dot_small_type, unpack_small_type};
@@ -145,6 +145,60 @@ pub(super) fn sum_ps(v: __m256) -> f32 {
     _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
 }
 
+/// The sum of each of four vectors.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sums_of_four(v: [__m256i; 4]) -> __m128i {
+    let halves = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
+    _mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves))
+}
+
+/// The sum of each of eight vectors.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn sums_of_eight(v: [__m256i; 8]) -> __m256i {
+    let first = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
+    let last = _mm256_hadd_epi32(_mm256_hadd_epi32(v[4], v[5]), _mm256_hadd_epi32(v[6], v[7]));
+    let (low, high) = (_mm256_permute2x128_si256::<0x20>(first, last), _mm256_permute2x128_si256::<0x31>(first, last));
+    _mm256_add_epi32(low, high)
+}
+
+/// Adds a K-quant group's products with up to four tokens to their sums: `sum += (d · Σproducts − dmin · Σmins) · scale`,
+/// in the roundings of the panel kernels, so that a token gets the same bits from both.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn add_super<const N: usize>(
+    sums: &mut __m128,
+    products: [__m256i; N],
+    mins: [__m256i; N],
+    (d, dmin): (f32, f32),
+    x: [GroupRef<'_>; N],
+) {
+    let zero = _mm256_setzero_si256();
+    let of = |v: &[__m256i; N], i: usize| v.get(i).copied().unwrap_or(zero);
+    let (p, m) = if N <= 2 {
+        let both = sums_of_four([of(&products, 0), of(&products, 1), of(&mins, 0), of(&mins, 1)]);
+        (both, _mm_unpackhi_epi64(both, both))
+    } else {
+        (sums_of_four(std::array::from_fn(|i| of(&products, i))), sums_of_four(std::array::from_fn(|i| of(&mins, i))))
+    };
+    let scale = |i: usize| x.get(i).map_or(0.0, |x| x.scale[0]);
+    let scales = if N == 1 { _mm_set_ss(scale(0)) } else { _mm_setr_ps(scale(0), scale(1), scale(2), scale(3)) };
+    let below = _mm_mul_ps(_mm_set1_ps(dmin), _mm_cvtepi32_ps(m));
+    let value = _mm_fmsub_ps(_mm_set1_ps(d), _mm_cvtepi32_ps(p), below);
+    *sums = _mm_fmadd_ps(value, scales, *sums);
+}
+
+/// The first `N` numbers of `v`.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn first_of<const N: usize>(v: __m128) -> [f32; N] {
+    let mut out = [0.0; 4];
+    // SAFETY: the array is 16 writable bytes; the store needs no alignment.
+    unsafe { _mm_storeu_ps(out.as_mut_ptr(), v) };
+    std::array::from_fn(|i| out[i])
+}
+
 /// How far ahead of their use weights are fetched, in bytes. The hardware's own prefetching stops at each page.
 const PREFETCH_BYTES: usize = 2048;
 
@@ -169,15 +223,6 @@ pub(super) fn k_scales_mins(block: &[u8]) -> __m256i {
     let nibbles = (last | last << 28) & 0x0f0f_0f0f_0f0f_0f0f;
     let high = nibbles | first >> 2 & 0x3030_3030_3030_3030;
     _mm256_cvtepu8_epi16(_mm_set_epi64x(high as i64, low as i64))
-}
-
-/// `d` and `dmin` of a Q4_K or Q5_K block, times `scale`.
-#[inline]
-#[target_feature(enable = "avx2,f16c")]
-fn scaled_d_dmin(block: &[u8], scale: f32) -> (__m256, __m256) {
-    let both = i32::from_le_bytes(block[..4].try_into().expect("4 bytes"));
-    let scaled = _mm_mul_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(both)), _mm_set1_ps(scale));
-    (_mm256_broadcastss_ps(scaled), _mm256_broadcastss_ps(_mm_movehdup_ps(scaled)))
 }
 
 /// A K-quant with packed 6-bit scales and minima per 32 weights.
@@ -225,7 +270,7 @@ impl SuperBlock for Q5K {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn dot_super<B: SuperBlock, const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N] {
-    let mut sums = [_mm256_setzero_ps(); N];
+    let mut sums = _mm_setzero_ps();
     for (g, block) in row.chunks_exact(B::BYTES).enumerate() {
         prefetch_behind(block, B::BYTES);
         let scales_mins = k_scales_mins(block);
@@ -251,18 +296,13 @@ fn dot_super<B: SuperBlock, const N: usize>(row: &[u8], x: &QuantizedRows, t0: u
                 products[t] = _mm256_add_epi32(products[t], p);
             }
         }
+        let mut mins = [_mm256_setzero_si256(); N];
         for t in 0..N {
-            let (d, dmin) = scaled_d_dmin(block, xs[t].scale[0]);
-            let m = _mm256_madd_epi16(min, load256(bytemuck::cast_slice(xs[t].sum16), 0));
-            sums[t] = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(products[t]), sums[t]);
-            sums[t] = _mm256_fnmadd_ps(dmin, _mm256_cvtepi32_ps(m), sums[t]);
+            mins[t] = _mm256_madd_epi16(min, load256(bytemuck::cast_slice(xs[t].sum16), 0));
         }
+        add_super(&mut sums, products, mins, (f16_to_f32(block, 0), f16_to_f32(block, 2)), xs);
     }
-    let mut out = [0.0; N];
-    for t in 0..N {
-        out[t] = sum_ps(sums[t]);
-    }
-    out
+    first_of(sums)
 }
 
 /// Even-numbered scales to the low half, odd ones to the high half: after widening, each lane holds its own.
@@ -406,7 +446,7 @@ impl SixteenBlock for Q6K {
 pub(super) fn dot_sixteens<B: SixteenBlock, const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N] {
     // Hidden from the compiler, which would turn one shuffle by a known mask into several.
     let masks = std::hint::black_box(&BROADCAST_I16);
-    let mut sums = [_mm256_setzero_ps(); N];
+    let mut sums = _mm_setzero_ps();
     for (g, block) in row.chunks_exact(B::BYTES).enumerate() {
         prefetch_behind(block, B::BYTES);
         let d = f16_to_f32(block, B::D_AT);
@@ -433,27 +473,17 @@ pub(super) fn dot_sixteens<B: SixteenBlock, const N: usize>(row: &[u8], x: &Quan
                 }
             }
         }
+        let mut offsets = [_mm256_setzero_si256(); N];
         for t in 0..N {
-            let m = _mm256_madd_epi16(mins, load256(bytemuck::cast_slice(xs[t].sum16), 0));
-            let dx = _mm256_set1_ps(d * xs[t].scale[0]);
-            match B::OFFSET_LOG2 {
-                Some(log2) => {
-                    let exact = _mm256_sub_epi32(products[t], _mm256_sll_epi32(m, _mm_cvtsi32_si128(log2)));
-                    sums[t] = _mm256_fmadd_ps(dx, _mm256_cvtepi32_ps(exact), sums[t]);
-                }
-                None => {
-                    let dmin = _mm256_set1_ps(f16_to_f32(block, B::D_AT + 2) * xs[t].scale[0]);
-                    sums[t] = _mm256_fmadd_ps(dx, _mm256_cvtepi32_ps(products[t]), sums[t]);
-                    sums[t] = _mm256_fnmadd_ps(dmin, _mm256_cvtepi32_ps(m), sums[t]);
-                }
-            }
+            offsets[t] = _mm256_madd_epi16(mins, load256(bytemuck::cast_slice(xs[t].sum16), 0));
         }
+        let dmin = match B::OFFSET_LOG2 {
+            Some(log2) => d * (1 << log2) as f32,
+            None => f16_to_f32(block, B::D_AT + 2),
+        };
+        add_super(&mut sums, products, offsets, (d, dmin), xs);
     }
-    let mut out = [0.0; N];
-    for t in 0..N {
-        out[t] = sum_ps(sums[t]);
-    }
-    out
+    first_of(sums)
 }
 
 #[inline]

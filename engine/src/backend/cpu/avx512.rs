@@ -4,7 +4,7 @@
 
 use super::activation::{GroupRef, QuantizedRows};
 use super::avx2::{Q2K, Q3K, Q4K, Q5K, SuperBlock, dot_sixteens};
-use super::avx2::{f16_to_f32, k_scales_mins, load128, load256, prefetch_behind, sum_ps};
+use super::avx2::{add_super, f16_to_f32, first_of, k_scales_mins, load128, load256, prefetch_behind};
 use super::panel::{STEPS, SmallPanel, SuperPanel};
 use super::rows::{RowBlock, each_row};
 use super::small::{Dpbusd, dot_small_type};
@@ -63,8 +63,7 @@ fn factors_once(x: GroupRef<'_>) -> __m512i {
 fn dot_super<B: SuperBlock, const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N] {
     // Lanes 0–7 take the scale of the first sub-block of a pair, lanes 8–15 that of the second.
     let first_or_second = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-    let mut sums = [_mm512_setzero_ps(); N];
-    let mut mins = [_mm256_setzero_ps(); N];
+    let mut sums = _mm_setzero_ps();
     for (g, block) in row.chunks_exact(B::BYTES).enumerate() {
         prefetch_behind(block, B::BYTES);
         let (d, dmin) = (f16_to_f32(block, 0), f16_to_f32(block, 2));
@@ -88,26 +87,28 @@ fn dot_super<B: SuperBlock, const N: usize>(row: &[u8], x: &QuantizedRows, t0: u
                 products[t] = _mm512_add_epi32(products[t], _mm512_mullo_epi32(p, scale));
             }
         }
+        let (mut halves, mut mins) = ([_mm256_setzero_si256(); N], [_mm256_setzero_si256(); N]);
         for t in 0..N {
-            let dx = xs[t].scale[0];
-            sums[t] = _mm512_fmadd_ps(_mm512_set1_ps(d * dx), _mm512_cvtepi32_ps(products[t]), sums[t]);
-            let m = _mm256_madd_epi16(min, load256(bytemuck::cast_slice(xs[t].sum16), 0));
-            mins[t] = _mm256_fmadd_ps(_mm256_set1_ps(dmin * dx), _mm256_cvtepi32_ps(m), mins[t]);
+            halves[t] = fold(products[t]);
+            mins[t] = _mm256_madd_epi16(min, load256(bytemuck::cast_slice(xs[t].sum16), 0));
         }
+        add_super(&mut sums, halves, mins, (d, dmin), xs);
     }
-    let mut out = [0.0; N];
-    for t in 0..N {
-        out[t] = _mm512_reduce_add_ps(sums[t]) - sum_ps(mins[t]);
-    }
-    out
+    first_of(sums)
+}
+
+/// The upper half added to the lower one.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn fold(v: __m512i) -> __m256i {
+    _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64::<1>(v))
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn dot_q6_k<const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N] {
     let (low, top) = (_mm512_set1_epi8(15), _mm512_set1_epi8(0x30));
     let quarter = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-    let mut sums = [_mm512_setzero_ps(); N];
-    let mut mins = [_mm256_setzero_ps(); N];
+    let mut sums = _mm_setzero_ps();
     for (g, block) in row.chunks_exact(210).enumerate() {
         prefetch_behind(block, 210);
         let d = f16_to_f32(block, 208);
@@ -144,19 +145,15 @@ fn dot_q6_k<const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N
                 }
             }
         }
+        let (mut halves, mut mins) = ([_mm256_setzero_si256(); N], [_mm256_setzero_si256(); N]);
         for t in 0..N {
-            let dx = d * xs[t].scale[0];
-            // The codes are 32 too large.
-            let m = _mm256_madd_epi16(in_order, load256(bytemuck::cast_slice(xs[t].sum16), 0));
-            sums[t] = _mm512_fmadd_ps(_mm512_set1_ps(dx), _mm512_cvtepi32_ps(products[t]), sums[t]);
-            mins[t] = _mm256_fmadd_ps(_mm256_set1_ps(32.0 * dx), _mm256_cvtepi32_ps(m), mins[t]);
+            halves[t] = fold(products[t]);
+            mins[t] = _mm256_madd_epi16(in_order, load256(bytemuck::cast_slice(xs[t].sum16), 0));
         }
+        // The codes are 32 too large.
+        add_super(&mut sums, halves, mins, (d, 32.0 * d), xs);
     }
-    let mut out = [0.0; N];
-    for t in 0..N {
-        out[t] = _mm512_reduce_add_ps(sums[t]) - sum_ps(mins[t]);
-    }
-    out
+    first_of(sums)
 }
 
 #[inline]
@@ -256,8 +253,8 @@ pub(super) fn small_panel(panel: &SmallPanel<16>, x: &QuantizedRows, g: usize, t
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn small_tile<const T: usize>(panel: &SmallPanel<16>, x: [GroupRef<'_>; T], sums: &mut [f32]) {
-    let mut totals: [__m512; T] = [_mm512_setzero_ps(); T];
-    for b in 0..8 {
+    let mut values = [[_mm512_setzero_ps(); T]; 8];
+    for (b, values) in values.iter_mut().enumerate() {
         let mut products = [_mm512_setzero_si512(); T];
         for j in 2 * b..2 * b + 2 {
             let mut narrow = [_mm512_setzero_si512(); T];
@@ -275,11 +272,14 @@ fn small_tile<const T: usize>(panel: &SmallPanel<16>, x: [GroupRef<'_>; T], sums
         let (d, m) = (floats_at(&panel.d[b]), floats_at(&panel.m[b]));
         for t in 0..T {
             let scaled = _mm512_mul_ps(d, _mm512_set1_ps(x[t].scale[b]));
-            totals[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products[t]), scaled, totals[t]);
-            totals[t] = _mm512_fmadd_ps(m, _mm512_set1_ps(x[t].total32[b]), totals[t]);
+            let product = _mm512_mul_ps(_mm512_cvtepi32_ps(products[t]), scaled);
+            values[t] = _mm512_fmadd_ps(m, _mm512_set1_ps(x[t].total32[b]), product);
         }
     }
     for t in 0..T {
-        add(&mut sums[t * 16..t * 16 + 16], totals[t], 1.0);
+        // In the order of `sum_ps`, as the row kernels add them.
+        let pair = |i: usize| _mm512_add_ps(values[i][t], values[i + 4][t]);
+        let total = _mm512_add_ps(_mm512_add_ps(pair(0), pair(2)), _mm512_add_ps(pair(1), pair(3)));
+        add(&mut sums[t * 16..t * 16 + 16], total, 1.0);
     }
 }

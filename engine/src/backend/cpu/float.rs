@@ -1,8 +1,9 @@
 //! Products with f32 activations: float weights always, quantised ones when exactness is asked for. Rows are decoded
-//! to f32 a few at a time and multiplied with every token; accumulation is f32 in sixteen or more partial sums.
+//! to f32 a few at a time and multiplied with every token; accumulation is f32 in eight partial sums, in the same order
+//! for any number of tokens.
 
 use super::CpuWeight;
-use super::simd::{SimdLevel, dot, vectorised};
+use super::simd::{SimdLevel, vectorised};
 use crate::gguf::GgmlType;
 use crate::quant::dequantize_row;
 use half::slice::HalfFloatSliceExt;
@@ -28,28 +29,31 @@ pub(super) fn multiply(
     decoded.resize(TILE * cols, 0.0);
     let mut r = 0;
     while r < width {
-        let n_rows = if n >= TILE && width - r >= TILE { TILE } else { 1 };
+        let n_rows = if width - r >= TILE { TILE } else { 1 };
         for (i, decoded) in decoded.chunks_exact_mut(cols).take(n_rows).enumerate() {
             vectorised!(level, || decode_row(weight.ty, weight.row(rows.start + r + i), decoded));
         }
         let mut t = 0;
         while t < n {
-            if n_rows == TILE && n - t >= TILE {
-                let sums = vectorised!(level, || tile(decoded, &x[t * cols..(t + TILE) * cols], cols));
-                for (i, sums) in sums.iter().enumerate() {
-                    out[(t + i) * width + r..][..TILE].copy_from_slice(sums);
-                }
-                t += TILE;
+            let x = &x[t * cols..];
+            t += if n_rows == TILE && n - t >= TILE {
+                store(vectorised!(level, || tile::<TILE, TILE>(decoded, x, cols)), &mut out[t * width + r..], width)
+            } else if n_rows == TILE {
+                store(vectorised!(level, || tile::<TILE, 1>(decoded, x, cols)), &mut out[t * width + r..], width)
             } else {
-                for i in 0..n_rows {
-                    let (w, x) = (&decoded[i * cols..(i + 1) * cols], &x[t * cols..(t + 1) * cols]);
-                    out[t * width + r + i] = vectorised!(level, || dot(w, x));
-                }
-                t += 1;
-            }
+                store(vectorised!(level, || tile::<1, 1>(decoded, x, cols)), &mut out[t * width + r..], width)
+            };
         }
         r += n_rows;
     }
+}
+
+/// Puts a tile's results into `out`, whose rows have `width` elements; gives its number of tokens.
+fn store<const R: usize, const T: usize>(sums: [[f32; R]; T], out: &mut [f32], width: usize) -> usize {
+    for (t, sums) in sums.iter().enumerate() {
+        out[t * width..][..R].copy_from_slice(sums);
+    }
+    T
 }
 
 /// Decodes a row; float types through the converters that use F16C where it is there.
@@ -71,16 +75,16 @@ pub(super) fn decode_row(ty: GgmlType, row: &[u8], out: &mut [f32]) {
     }
 }
 
-/// Four rows of `w` times four tokens of `x`, `[token][row]`.
+/// `R` rows of `w` times `T` tokens of `x`, `[token][row]`. Each sum is taken in the same order in tiles of any size.
 #[inline(always)]
-fn tile(w: &[f32], x: &[f32], cols: usize) -> [[f32; TILE]; TILE] {
-    let mut lanes = [[[0.0f32; LANES]; TILE]; TILE];
+fn tile<const R: usize, const T: usize>(w: &[f32], x: &[f32], cols: usize) -> [[f32; R]; T] {
+    let mut lanes = [[[0.0f32; LANES]; R]; T];
     let whole = cols / LANES * LANES;
     for k in (0..whole).step_by(LANES) {
         let at = |m: &[f32], i: usize| -> [f32; LANES] {
             m[i * cols + k..i * cols + k + LANES].try_into().expect("eight lanes")
         };
-        let rows: [[f32; LANES]; TILE] = std::array::from_fn(|r| at(w, r));
+        let rows: [[f32; LANES]; R] = std::array::from_fn(|r| at(w, r));
         for (t, lanes) in lanes.iter_mut().enumerate() {
             let x = at(x, t);
             for (lanes, row) in lanes.iter_mut().zip(&rows) {

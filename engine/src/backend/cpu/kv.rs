@@ -1,8 +1,9 @@
-//! Keys and values of the CPU backend: f16, per layer `[page][position in page][kv_dim]`, and the pages of the current
-//! pass's sequences. Zeroed memory from the system, so that pages never used are never touched.
+//! Keys and values of the CPU backend: f16 or q8_0, per layer `[page][position in page][kv_dim]`, and the pages of the
+//! current pass's sequences. Codes and scales of q8_0 lie apart, so that both are read in order. Zeroed memory from the
+//! system, so that pages never used are never touched.
 
 use crate::backend::BatchToken;
-use crate::kv::{KvLayout, KvPages, PAGE, PageCopy};
+use crate::kv::{BLOCK, KvLayout, KvPages, KvType, PAGE, PageCopy, quantize_block};
 use crate::model::Config;
 use half::f16;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
@@ -16,17 +17,81 @@ pub(super) struct KvCache {
 }
 
 struct LayerCache {
-    keys: Vec<u16>,
-    values: Vec<u16>,
+    keys: Elements,
+    values: Elements,
     kv_dim: usize,
     kind: usize,
+}
+
+/// Keys or values of a layer.
+enum Elements {
+    F16(Vec<u16>),
+    Q8_0 {
+        codes: Vec<i8>,
+        /// f16 bits, one per [`BLOCK`] codes.
+        scales: Vec<u16>,
+    },
+}
+
+impl Elements {
+    /// `n` zeros.
+    fn zero(ty: KvType, n: usize) -> Elements {
+        match ty {
+            KvType::F16 => Elements::F16(vec![0; n]),
+            KvType::Q8_0 => Elements::Q8_0 { codes: vec![0; n], scales: vec![0; n / BLOCK] },
+        }
+    }
+
+    /// Rounds `values` into the elements from `at` on; with blocks, both are whole ones.
+    fn store(&mut self, at: usize, values: &[f32]) {
+        match self {
+            Elements::F16(bits) => {
+                bits[at..at + values.len()].reinterpret_cast_mut::<f16>().convert_from_f32_slice(values);
+            }
+            Elements::Q8_0 { codes, scales } => {
+                let codes = codes[at..at + values.len()].as_chunks_mut::<BLOCK>().0;
+                for ((values, codes), scale) in
+                    values.as_chunks::<BLOCK>().0.iter().zip(codes).zip(&mut scales[at / BLOCK..])
+                {
+                    *scale = quantize_block(values, codes).to_bits();
+                }
+            }
+        }
+    }
+
+    /// Widens the elements from `at` on.
+    #[inline(always)]
+    fn load(&self, at: usize, out: &mut [f32]) {
+        match self {
+            Elements::F16(bits) => bits[at..at + out.len()].reinterpret_cast::<f16>().convert_to_f32_slice(out),
+            Elements::Q8_0 { codes, scales } => {
+                let codes = codes[at..at + out.len()].as_chunks::<BLOCK>().0;
+                for ((out, codes), scale) in
+                    out.as_chunks_mut::<BLOCK>().0.iter_mut().zip(codes).zip(&scales[at / BLOCK..])
+                {
+                    let scale = f16::from_bits(*scale).to_f32();
+                    out.iter_mut().zip(codes).for_each(|(out, code)| *out = scale * f32::from(*code));
+                }
+            }
+        }
+    }
+
+    fn copy(&mut self, from: usize, to: usize, n: usize) {
+        match self {
+            Elements::F16(bits) => bits.copy_within(from..from + n, to),
+            Elements::Q8_0 { codes, scales } => {
+                codes.copy_within(from..from + n, to);
+                scales.copy_within(from / BLOCK..(from + n) / BLOCK, to / BLOCK);
+            }
+        }
+    }
 }
 
 /// One layer's cache, as attention reads it.
 #[derive(Clone, Copy)]
 pub(super) struct KvLayer<'a> {
-    keys: &'a [f16],
-    values: &'a [f16],
+    keys: &'a Elements,
+    values: &'a Elements,
     kv_dim: usize,
     /// `[seq][position / PAGE]`.
     tables: &'a [Vec<u32>],
@@ -37,7 +102,8 @@ impl KvCache {
         let layer = |il: usize| {
             let n = layout.layer_elements(config, il);
             let (kv_dim, kind) = (config.kv_dim(il), layout.layer_kind[il]);
-            LayerCache { keys: vec![0; n], values: vec![0; n], kv_dim, kind }
+            let (k, v) = (layout.options.k, layout.options.v);
+            LayerCache { keys: Elements::zero(k, n), values: Elements::zero(v, n), kv_dim, kind }
         };
         KvCache {
             layers: (0..config.n_layer()).map(layer).collect(),
@@ -59,14 +125,13 @@ impl KvCache {
         }
     }
 
-    /// Rounds one token's keys and values, `[kv_dim]` each, to f16 and keeps them.
+    /// Rounds one token's keys and values, `[kv_dim]` each, to the cache's types and keeps them.
     pub(super) fn store(&mut self, il: usize, token: &BatchToken, keys: &[f32], values: &[f32]) {
         let layer = &mut self.layers[il];
         let table = &self.tables[layer.kind][token.seq as usize];
         let at = row(table, token.pos as usize) * layer.kv_dim;
-        let range = at..at + layer.kv_dim;
-        layer.keys[range.clone()].reinterpret_cast_mut::<f16>().convert_from_f32_slice(keys);
-        layer.values[range].reinterpret_cast_mut::<f16>().convert_from_f32_slice(values);
+        layer.keys.store(at, keys);
+        layer.values.store(at, values);
     }
 
     /// Copies pages in every layer of their kind.
@@ -75,20 +140,15 @@ impl KvCache {
             for layer in self.layers.iter_mut().filter(|l| l.kind == copy.kind) {
                 let n = PAGE * layer.kv_dim;
                 let (from, to) = (copy.from as usize * n, copy.to as usize * n);
-                layer.keys.copy_within(from..from + n, to);
-                layer.values.copy_within(from..from + n, to);
+                layer.keys.copy(from, to, n);
+                layer.values.copy(from, to, n);
             }
         }
     }
 
     pub(super) fn layer(&self, il: usize) -> KvLayer<'_> {
         let layer = &self.layers[il];
-        KvLayer {
-            keys: layer.keys.reinterpret_cast(),
-            values: layer.values.reinterpret_cast(),
-            kv_dim: layer.kv_dim,
-            tables: &self.tables[layer.kind],
-        }
+        KvLayer { keys: &layer.keys, values: &layer.values, kv_dim: layer.kv_dim, tables: &self.tables[layer.kind] }
     }
 }
 
@@ -98,11 +158,12 @@ fn row(table: &[u32], pos: usize) -> usize {
     table[pos / PAGE] as usize * PAGE + pos % PAGE
 }
 
-impl<'a> KvLayer<'a> {
-    /// Key and value of one head at one position, `[head_dim]` each.
+impl KvLayer<'_> {
+    /// Widens key and value of one head at one position, `[head_dim]` each.
     #[inline(always)]
-    pub(super) fn head(&self, seq: usize, pos: usize, head: usize, head_dim: usize) -> (&'a [f16], &'a [f16]) {
-        let at = row(&self.tables[seq], pos) * self.kv_dim + head * head_dim;
-        (&self.keys[at..at + head_dim], &self.values[at..at + head_dim])
+    pub(super) fn load(&self, seq: usize, pos: usize, head: usize, key: &mut [f32], value: &mut [f32]) {
+        let at = row(&self.tables[seq], pos) * self.kv_dim + head * key.len();
+        self.keys.load(at, key);
+        self.values.load(at, value);
     }
 }

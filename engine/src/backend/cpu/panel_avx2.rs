@@ -203,8 +203,8 @@ fn small_tile<const RUN: usize, const SIGNED: bool, const T: usize>(
     sums: &mut [f32],
 ) {
     let offset = _mm256_set1_epi8(-128);
-    let mut totals: [__m256; T] = [_mm256_setzero_ps(); T];
-    for b in 0..8 {
+    let mut values = [[_mm256_setzero_ps(); T]; 8];
+    for (b, values) in values.iter_mut().enumerate() {
         let mut products = [_mm256_setzero_si256(); T];
         for run in 0..8 / RUN {
             let mut narrow = [_mm256_setzero_si256(); T];
@@ -233,13 +233,14 @@ fn small_tile<const RUN: usize, const SIGNED: bool, const T: usize>(
         let (d, m) = (floats_at(&panel.d[b]), floats_at(&panel.m[b]));
         for t in 0..T {
             let scaled = _mm256_mul_ps(d, _mm256_set1_ps(x[t].scale[b]));
-            totals[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products[t]), scaled, totals[t]);
-            if !SIGNED {
-                totals[t] = _mm256_fmadd_ps(m, _mm256_set1_ps(x[t].total32[b]), totals[t]);
-            }
+            let product = _mm256_mul_ps(_mm256_cvtepi32_ps(products[t]), scaled);
+            values[t] = if SIGNED { product } else { _mm256_fmadd_ps(m, _mm256_set1_ps(x[t].total32[b]), product) };
         }
     }
     for t in 0..T {
-        add(&mut sums[t * 8..t * 8 + 8], totals[t], 1.0);
+        // In the order of `sum_ps`, as the row kernels add them.
+        let pair = |i: usize| _mm256_add_ps(values[i][t], values[i + 4][t]);
+        let total = _mm256_add_ps(_mm256_add_ps(pair(0), pair(2)), _mm256_add_ps(pair(1), pair(3)));
+        add(&mut sums[t * 8..t * 8 + 8], total, 1.0);
     }
 }

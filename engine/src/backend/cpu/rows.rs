@@ -2,7 +2,8 @@
 //! token: each row is read once, in the file's own layout, and multiplied with all tokens while it is in the cache.
 //!
 //! Here stand the portable kernels and the choice; `avx2`, `avx512` and `small` hold the same in vector instructions.
-//! All take exact integer sums per scale, so levels differ only in the order of the few f32 additions per 256 weights.
+//! All take exact integer sums per scale, so levels differ only in the order of the few f32 additions per 256 weights;
+//! within a level rows and panels round alike: a token's result doesn't depend on how many others are beside it.
 
 use super::activation::{QuantizedRows, ScaleSpan};
 use super::group::{SmallGroup, SuperGroup, group_of, span_of};
@@ -102,15 +103,17 @@ fn super_group_dot(w: &SuperGroup, x: &QuantizedRows, g: usize, t: usize) -> f32
 
 fn small_group_dot(w: &SmallGroup, x: &QuantizedRows, g: usize, t: usize) -> f32 {
     let x = x.group(g, t);
-    (0..8)
-        .map(|b| {
-            let half = |j: usize| {
-                i32::from(x.factor16[j]) * code_dot(&w.codes[j * 16..(j + 1) * 16], &x.q[j * 16..(j + 1) * 16])
-            };
-            let products = half(2 * b) + half(2 * b + 1);
-            w.d[b] * x.scale[b] * products as f32 + w.m[b] * x.total32[b]
-        })
-        .sum()
+    small_sum(|b| {
+        let half =
+            |j: usize| i32::from(x.factor16[j]) * code_dot(&w.codes[j * 16..(j + 1) * 16], &x.q[j * 16..(j + 1) * 16]);
+        let products = half(2 * b) + half(2 * b + 1);
+        w.d[b] * x.scale[b] * products as f32 + w.m[b] * x.total32[b]
+    })
+}
+
+/// The values of a group's eight blocks, added up.
+pub(super) fn small_sum(value: impl Fn(usize) -> f32) -> f32 {
+    (0..8).map(value).sum()
 }
 
 fn code_dot(codes: &[u8], q: &[i8]) -> i32 {

@@ -3,7 +3,7 @@
 //! their instructions; everything here is inlined into them, and unsafe for that reason alone.
 
 use super::activation::QuantizedRows;
-use super::avx2::{load_i8, load_ps, load128, load256, prefetch_behind, store_ps, store256, sum_ps};
+use super::avx2::{load_i8, load_ps, load128, load256, prefetch_behind, store_ps, store256, sum_ps, sums_of_eight};
 use super::group::{MXFP4_CODES, SmallGroup};
 use crate::gguf::GgmlType;
 use crate::quant::{IQ4_VALUES, iq4_xs_scale};
@@ -12,6 +12,9 @@ use std::arch::x86_64::*;
 /// Sums of four products each, of unsigned codes and signed activations, times the activations' factors (one per pair),
 /// as eight 32-bit numbers.
 pub(super) trait ByteDot {
+    /// Whether codes are taken as signed numbers where the type has such; else as unsigned ones, 128 more. As the level's
+    /// panel kernels do.
+    const SIGNS: bool;
     /// # Safety
     /// Only inside code compiled for the instructions.
     unsafe fn dot(codes: __m256i, q: __m256i, factors: __m256i) -> __m256i;
@@ -20,6 +23,7 @@ pub(super) trait ByteDot {
 /// AVX2: `vpmaddubsw` sums pairs in 16 bits, which hold 2 · 128 · 127.
 pub(super) struct Maddubs;
 impl ByteDot for Maddubs {
+    const SIGNS: bool = true;
     #[inline(always)]
     unsafe fn dot(codes: __m256i, q: __m256i, factors: __m256i) -> __m256i {
         // SAFETY: by the caller's promise.
@@ -30,6 +34,7 @@ impl ByteDot for Maddubs {
 /// AVX-512 VNNI: one instruction for the products.
 pub(super) struct Dpbusd;
 impl ByteDot for Dpbusd {
+    const SIGNS: bool = false;
     #[inline(always)]
     unsafe fn dot(codes: __m256i, q: __m256i, factors: __m256i) -> __m256i {
         // SAFETY: by the caller's promise.
@@ -172,12 +177,11 @@ unsafe fn minima<T: SmallType>(group: &[u8], d: __m256) -> __m256 {
 unsafe fn dot_small<T: SmallType, D: ByteDot, const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N] {
     // SAFETY: by the caller's promise.
     unsafe {
-        let mut sums = [_mm256_setzero_ps(); N];
-        let mut offsets = [_mm256_setzero_ps(); N];
+        let mut sums = [0.0; N];
         let mut groups = row.chunks_exact(T::GROUP_BYTES);
         let mut g = 0;
         for group in groups.by_ref() {
-            group_dot::<T, D, N>(group, x, g, t0, &mut sums, &mut offsets);
+            group_dot::<T, D, N>(group, x, g, t0, &mut sums);
             g += 1;
         }
         let rest = groups.remainder();
@@ -185,64 +189,59 @@ unsafe fn dot_small<T: SmallType, D: ByteDot, const N: usize>(row: &[u8], x: &Qu
             // A last short group is filled up with zero blocks.
             let mut padded = [0u8; MAX_GROUP_BYTES];
             padded[..rest.len()].copy_from_slice(rest);
-            group_dot::<T, D, N>(&padded[..T::GROUP_BYTES], x, g, t0, &mut sums, &mut offsets);
+            group_dot::<T, D, N>(&padded[..T::GROUP_BYTES], x, g, t0, &mut sums);
         }
-        let mut out = [0.0; N];
-        for t in 0..N {
-            let all = if T::CODES == Codes::Signed { sums[t] } else { _mm256_add_ps(sums[t], offsets[t]) };
-            out[t] = sum_ps(all);
-        }
-        out
+        sums
     }
 }
 
+/// Adds a group's products to `sums`. The eight blocks of a token stand side by side from their integer sums on, and are
+/// rounded and added as the panel kernels do it, so that a token gets the same bits from both.
+///
 /// # Safety
 /// As [`dot_small`].
 #[inline(always)]
-#[allow(clippy::needless_range_loop, reason = "a block's number finds its codes, its scales and its activations")]
+#[allow(clippy::needless_range_loop, reason = "a block's number finds its codes and its activations")]
 unsafe fn group_dot<T: SmallType, D: ByteDot, const N: usize>(
     group: &[u8],
     x: &QuantizedRows,
     g: usize,
     t0: usize,
-    sums: &mut [__m256; N],
-    offsets: &mut [__m256; N],
+    sums: &mut [f32; N],
 ) {
     assert!(group.len() == T::GROUP_BYTES);
     // SAFETY: by the caller's promise.
     unsafe {
         prefetch_behind(group, T::GROUP_BYTES);
         let xs = x.groups::<N>(g, t0);
+        let signs = D::SIGNS && T::CODES == Codes::Signed;
         let d = T::scales(group);
-        // Not used where codes are signed.
+        // Not used where codes keep their signs.
         let m = minima::<T>(group, d);
-        let mut scales = [[0.0f32; 8]; N];
-        for t in 0..N {
-            scales[t] = store_ps(_mm256_mul_ps(d, load_ps(xs[t].scale)));
-            if T::CODES != Codes::Signed {
-                offsets[t] = _mm256_fmadd_ps(m, load_ps(xs[t].total32), offsets[t]);
-            }
-        }
-        // Read back from memory, so that broadcasting a scale is a load and takes no arithmetic unit. The compiler
-        // would shuffle registers instead if it saw through the store.
-        let scales = std::hint::black_box(&scales);
+        let mut codes = [_mm256_setzero_si256(); 8];
         for b in 0..8 {
-            let codes = T::codes(group, b);
-            if T::CODES == Codes::Signed {
-                // The product is taken as |w| · (x with w's sign).
-                let magnitude = _mm256_abs_epi8(codes);
-                for t in 0..N {
-                    let signed = _mm256_sign_epi8(load_i8(xs[t].q, 32 * b), codes);
-                    let p = D::dot(magnitude, signed, load256(bytemuck::cast_slice(xs[t].factor2), 32 * b));
-                    sums[t] = _mm256_fmadd_ps(_mm256_set1_ps(scales[t][b]), _mm256_cvtepi32_ps(p), sums[t]);
-                }
-            } else {
-                for t in 0..N {
-                    let factors = load256(bytemuck::cast_slice(xs[t].factor2), 32 * b);
-                    let p = D::dot(codes, load_i8(xs[t].q, 32 * b), factors);
-                    sums[t] = _mm256_fmadd_ps(_mm256_set1_ps(scales[t][b]), _mm256_cvtepi32_ps(p), sums[t]);
-                }
+            let of_block = T::codes(group, b);
+            let unsigned = T::CODES != Codes::Signed || D::SIGNS;
+            codes[b] = if unsigned { of_block } else { _mm256_xor_si256(of_block, _mm256_set1_epi8(-128)) };
+        }
+        for t in 0..N {
+            let mut products = [_mm256_setzero_si256(); 8];
+            for b in 0..8 {
+                let q = load_i8(xs[t].q, 32 * b);
+                let factors = load256(bytemuck::cast_slice(xs[t].factor2), 32 * b);
+                products[b] = if signs {
+                    // |w| · (x with w's sign).
+                    D::dot(_mm256_abs_epi8(codes[b]), _mm256_sign_epi8(q, codes[b]), factors)
+                } else {
+                    D::dot(codes[b], q, factors)
+                };
             }
+            let scaled = _mm256_mul_ps(d, load_ps(xs[t].scale));
+            let mut values = _mm256_mul_ps(_mm256_cvtepi32_ps(sums_of_eight(products)), scaled);
+            if !signs {
+                values = _mm256_fmadd_ps(m, load_ps(xs[t].total32), values);
+            }
+            sums[t] += sum_ps(values);
         }
     }
 }

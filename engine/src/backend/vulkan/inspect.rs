@@ -19,6 +19,7 @@ use super::kernels::{
 use super::pipelines::{Compiled, Pipelines, Variant};
 use super::tune::Stored;
 use super::tuning::Tuning;
+use crate::kv::{KvOptions, KvType};
 use crate::model::{Activation, MoeConfig, RopeLayout};
 
 /// Head sizes, and query heads per key/value head, of the models that the engine is made for.
@@ -73,12 +74,18 @@ impl Inspector {
         all.extend(EXPERTS.map(|e| route::variant(t, &moe(e))));
         all.extend([Activation::Swiglu, Activation::SwigluOai].map(|a| swiglu::variant(t, a)));
         all.extend([moe_sum::variant(t), scale_by_sigmoid::variant(t)]);
-        for (head_dim, group) in HEADS {
-            all.extend(attention::variants(t, head_dim, group));
-            all.extend([RopeLayout::Interleaved, RopeLayout::Neox].map(|l| place_heads::variant(t, head_dim, l)));
+        for ty in KvType::ALL {
+            let types = KvOptions { k: ty, v: ty };
+            for (head_dim, group) in HEADS {
+                all.extend(attention::variants(t, head_dim, group, types));
+                all.extend(
+                    [RopeLayout::Interleaved, RopeLayout::Neox].map(|l| place_heads::variant(t, head_dim, l, types)),
+                );
+            }
+            all.push(kv_store::variant(t, HEADS[0].0, types));
         }
         all.extend([RopeLayout::Interleaved, RopeLayout::Neox].map(|layout| rope::variant(t, layout)));
-        all.extend([rms_norm::variant(t), kv_store::variant(t), gather::variant(t)]);
+        all.extend([rms_norm::variant(t), gather::variant(t)]);
         all.extend(probe::variants());
         debug_assert!(Kernel::all().all(|k| all.iter().any(|v| v.kernel == k)), "every kernel is used");
         all

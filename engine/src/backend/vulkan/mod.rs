@@ -285,9 +285,11 @@ fn check_shapes(
         let (pairs, most) = (limits.n_batch * moe.n_expert_used, max_groups.into_iter().min().unwrap_or(0) as usize);
         rule(pairs <= most, "expert_used_count · n_batch", pairs, format!("at most {most}"))?;
     }
-    let (bytes, limit) = (shapes.iter().map(CacheShape::bytes).max().unwrap_or(0), 8 * ((1 << 31) - 1));
-    if bytes > limit {
-        return Err(VulkanError::TooLarge { what: "the keys of a layer (bytes)".to_owned(), size: bytes, limit });
+    for (ty, what) in [(limits.kv.k, "the keys of a layer (bytes)"), (limits.kv.v, "the values of a layer (bytes)")] {
+        let (size, limit) = (shapes.iter().map(|s| s.bytes(ty)).max().unwrap_or(0), CacheShape::max_bytes(ty));
+        if size > limit {
+            return Err(VulkanError::TooLarge { what: what.to_owned(), size, limit });
+        }
     }
     Ok(())
 }
@@ -308,7 +310,7 @@ fn allocate_experts(gpu: &mut Gpu, config: &Config, moe: &MoeConfig, n_batch: us
 
 fn cache_shape(config: &Config, kv: &KvLayout, il: usize) -> CacheShape {
     let n_pages = kv.kinds[kv.layer_kind[il]].n_pages;
-    CacheShape { n_pages, n_head_kv: config.layers[il].n_head_kv, head_dim: config.head_dim }
+    CacheShape { n_pages, n_head_kv: config.layers[il].n_head_kv, head_dim: config.head_dim, types: kv.options }
 }
 
 impl Backend for Vulkan {
@@ -351,8 +353,9 @@ impl Backend for Vulkan {
         };
         let mut cache = Vec::with_capacity(config.n_layer());
         for (il, shape) in shapes.iter().enumerate() {
-            let mut half = |what| gpu.allocate(MemoryUse::Device, shape.bytes(), &format!("{what} of layer {il}"));
-            cache.push(LayerCache { k: half("keys")?, v: half("values")? });
+            let mut half =
+                |ty, what| gpu.allocate(MemoryUse::Device, shape.bytes(ty), &format!("{what} of layer {il}"));
+            cache.push(LayerCache { k: half(kv.options.k, "keys")?, v: half(kv.options.v, "values")? });
         }
         let partials = gpu.allocate(
             MemoryUse::Device,
@@ -389,12 +392,14 @@ impl Backend for Vulkan {
         let mut groups: Vec<usize> = config.layers.iter().map(|l| l.n_head / l.n_head_kv).collect();
         groups.sort_unstable();
         groups.dedup();
-        variants.extend(groups.into_iter().flat_map(|group| attention::variants(&gpu.tuning, config.head_dim, group)));
+        variants.extend(
+            groups.into_iter().flat_map(|group| attention::variants(&gpu.tuning, config.head_dim, group, kv.options)),
+        );
         let methods = Method::all(limits.n_batch, |n| Method::of(&gpu.tuning, n));
         for ty in WeightType::ALL.into_iter().filter(|t| self.gate_types.contains(&(*t as usize))) {
             variants.extend(gated::variants(&gpu.tuning, ty, Activation::Swiglu, &methods, false));
         }
-        variants.push(place_heads::variant(&gpu.tuning, config.head_dim, rope.layout));
+        variants.push(place_heads::variant(&gpu.tuning, config.head_dim, rope.layout, kv.options));
         if let Some(moe) = &config.moe {
             let method = |n| Method::of_experts(&gpu.tuning, n, moe.n_expert, moe.n_expert_used);
             let methods = Method::all(limits.n_batch, method);
@@ -594,10 +599,11 @@ impl Backend for Vulkan {
         self.gpu.begin()?;
         for copy in copies {
             for il in (0..m.cache.len()).filter(|&il| m.kv.layer_kind[il] == copy.kind) {
-                let page_bytes = m.shapes[il].page_bytes();
-                let page = |region: &Region, page: u32| region.slice(u64::from(page) * page_bytes, page_bytes);
-                for region in [m.cache[il].k, m.cache[il].v] {
-                    self.gpu.copy(&page(&region, copy.from), &page(&region, copy.to));
+                let types = m.kv.options;
+                for (ty, region) in [(types.k, m.cache[il].k), (types.v, m.cache[il].v)] {
+                    let page_bytes = m.shapes[il].page_bytes(ty);
+                    let page = |page: u32| region.slice(u64::from(page) * page_bytes, page_bytes);
+                    self.gpu.copy(&page(copy.from), &page(copy.to));
                 }
             }
         }

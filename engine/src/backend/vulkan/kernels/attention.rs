@@ -1,13 +1,13 @@
-//! Causal attention over the cache (`f32_f16kv_attention.comp`), for long contexts in several splits that
+//! Causal attention over the cache (`f32_anykv_attention.comp`), for long contexts in several splits that
 //! `f32_attention_merge.comp` brings together.
 
 use shaders::{Kernel, WeightType};
 
-use super::kv_store::{CacheShape, LayerCache, Places};
+use super::kv_store::{CacheShape, LayerCache, Places, constant};
 use super::{Rows, push_constants};
 use crate::backend::vulkan::commands::{ReadAddress, WriteAddress};
 use crate::backend::vulkan::{Cost, Gpu, Region, Tuning, Variant, VulkanError, Weight};
-use crate::kv::PAGE;
+use crate::kv::{KvOptions, PAGE};
 
 /// Most query heads that a workgroup computes: their sums stay in registers.
 const MAX_GROUP: usize = 8;
@@ -57,12 +57,13 @@ fn heads_at_once(group: usize) -> usize {
 }
 
 /// The variants for heads of `head_dim` elements of which `group` share keys and values.
-pub fn variants(tuning: &Tuning, head_dim: usize, group: usize) -> [Variant; 2] {
-    [attention(tuning, head_dim, group), merge(tuning, head_dim)]
+pub fn variants(tuning: &Tuning, head_dim: usize, group: usize, types: KvOptions) -> [Variant; 2] {
+    [attention(tuning, head_dim, group, types), merge(tuning, head_dim)]
 }
 
-fn attention(tuning: &Tuning, head_dim: usize, group: usize) -> Variant {
-    let constants = vec![tuning.attention, (head_dim / 4) as u32, PAGE as u32, heads_at_once(group) as u32];
+fn attention(tuning: &Tuning, head_dim: usize, group: usize, types: KvOptions) -> Variant {
+    let ([k, v], heads) = ([types.k, types.v].map(constant), heads_at_once(group) as u32);
+    let constants = vec![tuning.attention, (head_dim / 4) as u32, PAGE as u32, heads, k, v];
     Variant { kernel: Kernel::Attention, constants }
 }
 
@@ -125,7 +126,7 @@ pub fn record(
     let n_splits = view.n_splits;
     let partial_bytes = if n_splits > 1 { (q.n_rows * n_head * n_splits * (4 + head_dim) * 4) as u64 } else { 0 };
     assert!(n_splits > 0 && partial_bytes <= view.partials.bytes, "{n_splits} splits of {} tokens", q.n_rows);
-    let pipeline = gpu.pipelines.get(&attention(&gpu.tuning, head_dim, group))?;
+    let pipeline = gpu.pipelines.get(&attention(&gpu.tuning, head_dim, group, shape.types))?;
     let mut op = gpu.commands.op();
     let sinks = view.sinks.map_or(ReadAddress::NONE, |s| s.quants);
     let has_sinks = u32::from(view.sinks.is_some());
@@ -150,7 +151,7 @@ pub fn record(
         n_splits: n_splits as u32,
     };
     let cost = Cost {
-        read_bytes: q.bytes() + view.n_positions * (shape.n_head_kv * head_dim * 4) as u64,
+        read_bytes: q.bytes() + view.n_positions * shape.types.bytes((shape.n_head_kv * head_dim) as u64),
         written_bytes: dst.bytes() + partial_bytes,
         flops: view.n_positions * 4 * q.width as u64,
     };

@@ -1,11 +1,11 @@
-//! Keys and values of the batch into a layer's cache, rounded to f16 (`f32_kv_store.comp`).
+//! Keys and values of the batch into a layer's cache, rounded to its types (`f32_kv_store.comp`).
 
 use shaders::Kernel;
 
 use super::{Rows, check_indices, push_constants};
 use crate::backend::vulkan::commands::{ReadAddress, WriteAddress};
 use crate::backend::vulkan::{Cost, Gpu, Region, Tuning, Variant, VulkanError};
-use crate::kv::PAGE;
+use crate::kv::{KvOptions, KvType, PAGE};
 
 push_constants! {
     struct Push {
@@ -17,13 +17,13 @@ push_constants! {
         seqs: ReadAddress,
         positions: ReadAddress,
         n_head_kv: u32,
-        head_dim4: u32,
         pages_per_seq: u32,
         stride4: u32,
+        padding: u32,
     }
 }
 
-/// Keys and values of one layer, each `[n_pages, n_head_kv, PAGE, head_dim] f16`.
+/// Keys and values of one layer, each as `include/kv_cache.glsl` describes it.
 #[derive(Clone, Copy, Debug)]
 pub struct LayerCache {
     /// Keys.
@@ -39,26 +39,46 @@ pub struct CacheShape {
     pub n_pages: usize,
     /// Key/value heads.
     pub n_head_kv: usize,
-    /// Elements per head, a multiple of 4.
+    /// Elements per head, a multiple of 4, with q8_0 of 32.
     pub head_dim: usize,
+    /// Types of keys and values.
+    pub types: KvOptions,
+}
+
+/// A type as the kernels' specialization constants name it.
+pub(super) fn constant(ty: KvType) -> u32 {
+    match ty {
+        KvType::F16 => 0,
+        KvType::Q8_0 => 1,
+    }
 }
 
 impl CacheShape {
-    /// Bytes of the keys (or the values) of one layer.
-    pub fn bytes(&self) -> u64 {
-        self.n_pages as u64 * self.page_bytes()
+    /// Bytes of the keys (or the values) of one layer, stored as `ty`.
+    pub fn bytes(&self, ty: KvType) -> u64 {
+        self.n_pages as u64 * self.page_bytes(ty)
     }
 
-    /// Bytes of a page.
-    pub fn page_bytes(&self) -> u64 {
-        (self.n_head_kv * PAGE * self.head_dim * 2) as u64
+    /// Bytes of a page of keys (or values).
+    pub fn page_bytes(&self, ty: KvType) -> u64 {
+        ty.bytes((self.n_head_kv * PAGE * self.head_dim) as u64)
+    }
+
+    /// Most bytes that kernels can count: vec4s of f16, or scales, in 32 bits.
+    pub fn max_bytes(ty: KvType) -> u64 {
+        match ty {
+            KvType::F16 => 8 * ((1 << 31) - 1),
+            KvType::Q8_0 => 2 * ((1 << 32) - 1),
+        }
     }
 
     /// Checks that `cache` has this shape.
     pub(super) fn check(&self, cache: &LayerCache) {
         assert!(self.head_dim.is_multiple_of(4), "{self:?}");
-        assert!(self.bytes() <= cache.k.bytes.min(cache.v.bytes), "{self:?} in {cache:?}");
-        assert!(self.bytes() / 8 < 1 << 31, "kernels count the vec4s of a cache in 32 bits: {self:?}");
+        for (ty, region) in [(self.types.k, &cache.k), (self.types.v, &cache.v)] {
+            assert!(ty.fits(self.head_dim), "{self:?}");
+            assert!(self.bytes(ty) <= region.bytes.min(Self::max_bytes(ty)), "{self:?} in {cache:?}");
+        }
     }
 }
 
@@ -84,8 +104,9 @@ impl Places<'_> {
 }
 
 /// The variant in use.
-pub fn variant(tuning: &Tuning) -> Variant {
-    Variant { kernel: Kernel::KvStore, constants: vec![tuning.elementwise, PAGE as u32] }
+pub fn variant(tuning: &Tuning, head_dim: usize, types: KvOptions) -> Variant {
+    let [k, v] = [types.k, types.v].map(constant);
+    Variant { kernel: Kernel::KvStore, constants: vec![tuning.elementwise, (head_dim / 4) as u32, PAGE as u32, k, v] }
 }
 
 /// Records the stores of `k` and `v`, both `[n_tokens, n_head_kv * head_dim]`.
@@ -104,7 +125,7 @@ pub fn record(
     assert_eq!((k.n_rows, k.width, k.stride), (v.n_rows, v.width, v.stride), "shapes of k and v");
     assert_eq!(k.width, shape.n_head_kv * shape.head_dim, "width of k");
     let workgroup = gpu.tuning.elementwise;
-    let pipeline = gpu.pipelines.get(&variant(&gpu.tuning))?;
+    let pipeline = gpu.pipelines.get(&variant(&gpu.tuning, shape.head_dim, shape.types))?;
     let mut op = gpu.commands.op();
     let push = Push {
         k: op.reads(k.region),
@@ -115,9 +136,9 @@ pub fn record(
         seqs: op.reads(places.seqs),
         positions: op.reads(places.positions),
         n_head_kv: shape.n_head_kv as u32,
-        head_dim4: (shape.head_dim / 4) as u32,
         pages_per_seq: places.pages_per_seq as u32,
         stride4: k.stride4("k"),
+        padding: 0,
     };
     let cost = Cost { read_bytes: k.bytes() + v.bytes(), written_bytes: k.bytes(), flops: 0 };
     op.dispatch(pipeline, [(k.width as u32 / 4).div_ceil(workgroup), k.n_rows as u32, 2], &push, cost)

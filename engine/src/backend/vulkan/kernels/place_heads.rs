@@ -3,12 +3,12 @@
 
 use shaders::{Kernel, WeightType};
 
-use super::kv_store::{CacheShape, LayerCache, Places};
+use super::kv_store::{CacheShape, LayerCache, Places, constant};
 use super::rope::Rotation;
 use super::{Rows, push_constants};
 use crate::backend::vulkan::commands::{ReadAddress, WriteAddress};
 use crate::backend::vulkan::{Cost, Gpu, Tuning, Variant, VulkanError, Weight};
-use crate::kv::PAGE;
+use crate::kv::{KvOptions, PAGE};
 use crate::model::RopeLayout;
 
 const HAS_Q_NORM: u32 = 1;
@@ -39,9 +39,11 @@ push_constants! {
 }
 
 /// The variant for heads of `head_dim` elements.
-pub fn variant(tuning: &Tuning, head_dim: usize, layout: RopeLayout) -> Variant {
+pub fn variant(tuning: &Tuning, head_dim: usize, layout: RopeLayout, types: KvOptions) -> Variant {
     let neox = u32::from(layout == RopeLayout::Neox);
-    Variant { kernel: Kernel::PlaceHeads, constants: vec![tuning.place_heads, head_dim as u32, PAGE as u32, neox] }
+    let [k, v] = [types.k, types.v].map(constant);
+    let constants = vec![tuning.place_heads, head_dim as u32, PAGE as u32, neox, k, v];
+    Variant { kernel: Kernel::PlaceHeads, constants }
 }
 
 /// Projections of a batch.
@@ -87,7 +89,7 @@ pub fn record(
         assert_eq!((norm.rows, norm.cols, norm.ty), (1, head_dim, WeightType::F32), "shape of {}", norm.name);
     }
     let n_head = q.width / head_dim;
-    let pipeline = gpu.pipelines.get(&variant(&gpu.tuning, head_dim, layout))?;
+    let pipeline = gpu.pipelines.get(&variant(&gpu.tuning, head_dim, layout, shape.types))?;
     let mut op = gpu.commands.op();
     let address = |norm: Option<&Weight>| norm.map_or(ReadAddress::NONE, |w| w.quants);
     let push = Push {

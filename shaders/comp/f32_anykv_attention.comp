@@ -8,11 +8,11 @@
 // then the invocations share out the head's vec4s (and, where there are more invocations than vec4s, the positions) to
 // add up the weighted values. With several splits (long contexts, few tokens: arXiv 2311.01282) each leaves its
 // maximum, sum and weighted values in `partials`, and f32_attention_merge.comp finishes.
-// Cache layout: see f32_kv_store.comp.
+// Cache layout: see kv_cache.glsl.
 // Bound by bytes: keys and values of all positions, once per GROUP query heads.
-// CPU twin: f64 over the same f16 cache, tolerance 1e-5 of the largest value.
-// Specialization constants: 0 WG_SIZE (≥ HEAD_DIM4), 1 HEAD_DIM4 = head_dim / 4, 2 PAGE, 3 GROUP. Subgroup size ≥ 4,
-// subgroup arithmetic; shared memory 16 · (GROUP · HEAD_DIM4 + WG_SIZE) + 5 · GROUP · WG_SIZE bytes.
+// CPU twin: f64 over the same cache, tolerance 1e-5 of the largest value.
+// Specialization constants: 0 WG_SIZE (≥ HEAD_DIM4), 1 HEAD_DIM4 = head_dim / 4, 2 PAGE, 3 GROUP,
+// 4 K_TYPE, 5 V_TYPE. Subgroup size ≥ 4, subgroup arithmetic; shared memory 16 · (GROUP · HEAD_DIM4 + WG_SIZE) + 5 · GROUP · WG_SIZE bytes.
 #include "buffers.glsl"
 #extension GL_KHR_shader_subgroup_basic : require
 #extension GL_KHR_shader_subgroup_arithmetic : require
@@ -22,10 +22,13 @@ layout(constant_id = 0) const uint WG_SIZE = 64;
 layout(constant_id = 1) const uint HEAD_DIM4 = 16;
 layout(constant_id = 2) const uint PAGE = 32;
 layout(constant_id = 3) const uint GROUP = 1;
+layout(constant_id = 4) const uint K_TYPE = 0;
+layout(constant_id = 5) const uint V_TYPE = 0;
+#include "kv_cache.glsl"
 
 layout(push_constant) uniform Push {
     ReadF32x4 q;        // [n_tokens, q_stride4 * 4]
-    ReadU32x2 k_cache;  // two words hold four f16
+    ReadU32x2 k_cache;  // two words hold four f16; or as K_TYPE says
     ReadU32x2 v_cache;
     ReadU32 tables;     // [n_seq, pages_per_seq]
     ReadU32 seqs;       // [n_tokens]
@@ -53,10 +56,9 @@ shared float weights[GROUP * WG_SIZE];
 shared vec4 part_sums[WG_SIZE];
 shared float reduced[GROUP * MAX_SUBGROUPS];
 
-// First vec4 of a position in the cache of key/value head `head_kv`.
-uint cache_vec4(uint table, uint head_kv, uint pos) {
-    uint page = push.tables.v[table + pos / PAGE];
-    return ((page * push.n_head_kv + head_kv) * PAGE + pos % PAGE) * HEAD_DIM4;
+// Which part of the cache (a page of one head) holds a position of key/value head `head_kv`.
+uint part_of(uint table, uint head_kv, uint pos) {
+    return push.tables.v[table + pos / PAGE] * push.n_head_kv + head_kv;
 }
 
 vec4 halves_to_vec4(uvec2 words) {
@@ -89,6 +91,38 @@ void workgroup_add(inout float values[GROUP]) {
     }
 }
 
+// Adds to `scores` the products of the queries with the key in row `row` of `part`.
+void add_products(inout float scores[GROUP], uint part, uint row) {
+    if (K_TYPE == KV_F16) {
+        uint at = (part * PAGE + row) * HEAD_DIM4;
+        for (uint d = 0; d < HEAD_DIM4; d++) {
+            vec4 k = halves_to_vec4(push.k_cache.v[at + d]);
+            [[unroll]] for (uint g = 0; g < GROUP; g++) scores[g] += dot(query[g * HEAD_DIM4 + d], k);
+        }
+        return;
+    }
+    uint words = part * Q8_WORDS, at = (words + row * HEAD_DIM4) / 4, scale_at = q8_scale_at(words, row);
+    for (uint block = 0; block < HEAD_DIM4 / 8; block++) {
+        float scale = float(ReadF16(push.k_cache).v[scale_at + block]);
+        [[unroll]] for (uint half_block = 0; half_block < 2; half_block++) {
+            uvec4 codes = ReadU32x4(push.k_cache).v[at + 2 * block + half_block];
+            [[unroll]] for (uint i = 0; i < 4; i++) {
+                vec4 k = q8_values(codes[i], scale);
+                uint d = 8 * block + 4 * half_block + i;
+                [[unroll]] for (uint g = 0; g < GROUP; g++) scores[g] += dot(query[g * HEAD_DIM4 + d], k);
+            }
+        }
+    }
+}
+
+// vec4 `d4` of the value in row `row` of `part`.
+vec4 value_at(uint part, uint row, uint d4) {
+    if (V_TYPE == KV_F16) return halves_to_vec4(push.v_cache.v[(part * PAGE + row) * HEAD_DIM4 + d4]);
+    uint words = part * Q8_WORDS;
+    float scale = float(ReadF16(push.v_cache).v[q8_scale_at(words, row) + d4 / 8]);
+    return q8_values(ReadU32(push.v_cache).v[words + row * HEAD_DIM4 + d4], scale);
+}
+
 void main() {
     uint head0 = gl_WorkGroupID.x * GROUP, t = gl_WorkGroupID.y, tid = gl_LocalInvocationID.x;
     uint head_kv = head0 / push.group;
@@ -117,13 +151,7 @@ void main() {
         uint pos = first + tid;
         float scores[GROUP], maxima[GROUP];
         [[unroll]] for (uint g = 0; g < GROUP; g++) scores[g] = pos < end ? 0.0 : LOWEST;
-        if (pos < end) {
-            uint k_at = cache_vec4(table, head_kv, pos);
-            for (uint d = 0; d < HEAD_DIM4; d++) {
-                vec4 k = halves_to_vec4(push.k_cache.v[k_at + d]);
-                [[unroll]] for (uint g = 0; g < GROUP; g++) scores[g] += dot(query[g * HEAD_DIM4 + d], k);
-            }
-        }
+        if (pos < end) add_products(scores, part_of(table, head_kv, pos), pos % PAGE);
         [[unroll]] for (uint g = 0; g < GROUP; g++) maxima[g] = max(scores[g], running_max[g]);
         workgroup_max(maxima);
         [[unroll]] for (uint g = 0; g < GROUP; g++) {
@@ -138,7 +166,7 @@ void main() {
         if (part < N_PARTS) {
             uint n = min(WG_SIZE, end - first);
             for (uint i = part; i < n; i += N_PARTS) {
-                vec4 v = halves_to_vec4(push.v_cache.v[cache_vec4(table, head_kv, first + i) + d4]);
+                vec4 v = value_at(part_of(table, head_kv, first + i), (first + i) % PAGE, d4);
                 [[unroll]] for (uint g = 0; g < GROUP; g++) acc[g] += weights[g * WG_SIZE + i] * v;
             }
         }
