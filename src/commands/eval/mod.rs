@@ -138,7 +138,7 @@ impl Plan {
         run_args.problems = Some(set.clone());
         run_args.limit = args.limit;
         run_args.model = args.model.clone();
-        run_args.drafts = args.drafts.clone();
+        run_args.drafts = args.drafts;
         run_args.remote = args.remote.clone();
         if !run_args.has_model() {
             let message = "the model is missing: give it with -m FILE (--model), or --endpoint URL";
