@@ -171,7 +171,7 @@ impl Bench {
     /// The device failed, or has no timestamps.
     pub fn time(&mut self, batch: Batch, n_repeats: usize) -> Result<Measured, Failure> {
         let mut rows: BTreeMap<Key, Row> = BTreeMap::new();
-        let mut order: Vec<Key> = Vec::new();
+        let mut order: Vec<Kind> = Vec::new();
         for repetition in 0..=n_repeats {
             let mut passes = self.passes(batch);
             let failed = |e: engine::Error| Failure::engine(&self.path, &e);
@@ -186,16 +186,17 @@ impl Bench {
             if repetition == 0 {
                 continue;
             }
-            let mut sums: BTreeMap<Key, Row> = BTreeMap::new();
+            // Products of other shapes are other rows. Those of a kernel are told apart by their bytes, and found again
+            // in the next pass by their order: attention reads more in each.
+            let mut shapes: BTreeMap<Kind, BTreeMap<u64, Row>> = BTreeMap::new();
             for op in &ops {
                 for (i, d) in op.dispatches.iter().enumerate() {
-                    // Products of other shapes are other rows.
-                    let bytes = d.cost.read_bytes + d.cost.written_bytes;
-                    let key = (op.op.clone(), d.variant.kernel.name(), d.variant.constants.clone(), bytes);
-                    if !order.contains(&key) {
-                        order.push(key.clone());
+                    let kind = (op.op.clone(), d.variant.kernel.name(), d.variant.constants.clone());
+                    if !order.contains(&kind) {
+                        order.push(kind.clone());
                     }
-                    let row = sums.entry(key).or_default();
+                    let bytes = d.cost.read_bytes + d.cost.written_bytes;
+                    let row = shapes.entry(kind).or_default().entry(bytes).or_default();
                     row.n += 1;
                     row.n_ops += usize::from(i == 0);
                     row.bytes += bytes;
@@ -203,19 +204,22 @@ impl Bench {
                     row.ns += d.ns;
                 }
             }
+            let sums = shapes.into_iter().flat_map(|(kind, rows)| {
+                rows.into_values().rev().enumerate().map(move |(i, row)| ((kind.clone(), i), row))
+            });
             for (key, sum) in sums {
                 let row = rows.entry(key).or_insert_with(|| Row { samples: Vec::new(), ..sum.clone() });
                 row.samples.push(sum.ns);
             }
         }
-        Ok(self.measured(batch, order, &rows))
+        Ok(self.measured(batch, &order, &rows))
     }
 
-    fn measured(&self, batch: Batch, order: Vec<Key>, rows: &BTreeMap<Key, Row>) -> Measured {
+    fn measured(&self, batch: Batch, order: &[Kind], rows: &BTreeMap<Key, Row>) -> Measured {
         let mut ops: Vec<MeasuredOp> = Vec::new();
-        for key in order {
-            let row = &rows[&key];
-            let (op, kernel, constants, _) = key;
+        let in_order = order.iter().flat_map(|kind| rows.iter().filter(move |((of, _), _)| of == kind));
+        for (((op, kernel, constants), _), row) in in_order {
+            let (op, kernel, constants) = (op.clone(), kernel.clone(), constants.clone());
             let mut samples = row.samples.clone();
             samples.sort_by(f64::total_cmp);
             let (median, least, most) = (samples[samples.len() / 2], samples[0], samples[samples.len() - 1]);
@@ -246,8 +250,10 @@ impl Bench {
     }
 }
 
-/// Op, kernel, constants, bytes.
-type Key = (String, String, Vec<u32>, u64);
+/// Op, kernel, constants.
+type Kind = (String, String, Vec<u32>);
+/// The same, and which of its shapes, the largest first.
+type Key = (Kind, usize);
 
 /// Sums over a pass, and the time of each pass.
 #[derive(Clone, Debug, Default)]

@@ -41,8 +41,11 @@ pub struct EngineOptions {
     pub n_outputs: usize,
     /// CPU threads; 0 for one per core.
     pub n_threads: usize,
-    /// Keep activations in f32 in products with quantised weights (the Vulkan backend always does).
+    /// Keep activations in f32 in products with quantised weights (slower, closer to the reference). Vulkan does
+    /// so anyway with many tokens, and on devices without a fast integer dot product.
     pub exact: bool,
+    /// Products of a few tokens in integers on every Vulkan device, not only on those that are fast at it.
+    pub integer_dot: bool,
     /// Turn on Vulkan's validation layers.
     pub validation: bool,
     /// Folder of edited shaders, which stand for the built-in ones of the same names.
@@ -67,6 +70,7 @@ impl Default for EngineOptions {
             n_outputs: 0,
             n_threads: 0,
             exact: false,
+            integer_dot: false,
             validation: false,
             shaders: None,
             kv: KvOptions::default(),
@@ -153,6 +157,12 @@ impl Engine {
         };
         let runner = match vulkan {
             Some(mut backend) => {
+                let tuning = *backend.tuning();
+                match (options.exact, options.integer_dot) {
+                    (true, _) => backend.set_tuning(tuning.exact()),
+                    (false, true) => backend.set_tuning(tuning.in_integers()),
+                    (false, false) => {}
+                }
                 // SAFETY: `gguf` is boxed and lives in the same struct as the runner, which is dropped first.
                 let weights = unsafe { plan.upload(&gguf, &mut backend, &mut progress)? };
                 backend.allocate(&config, limits, &rope, kv.layout())?;

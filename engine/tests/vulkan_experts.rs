@@ -6,11 +6,11 @@ mod vulkan_support;
 use engine::backend::vulkan::kernels::gated::{self, Gated};
 use engine::backend::vulkan::kernels::linear::{self, Method, Product};
 use engine::backend::vulkan::kernels::route::{self, Routing};
-use engine::backend::vulkan::kernels::{moe_sum, scale_by_sigmoid};
+use engine::backend::vulkan::kernels::{moe_sum, quantize, scale_by_sigmoid};
 use engine::backend::vulkan::{Gpu, MatmulTile, MemoryUse, Region, Tuning};
 use engine::gguf::GgmlType;
 use engine::model::{Activation, MoeConfig};
-use vulkan_support::{Matrix, Random, TestWeight, UNTOUCHED, activate, assert_close, gpu, run};
+use vulkan_support::{Bytes, Matrix, Random, TestWeight, UNTOUCHED, activate, assert_close, gpu, run};
 
 fn config(n_expert: usize, n_expert_used: usize) -> MoeConfig {
     MoeConfig {
@@ -199,14 +199,19 @@ impl Layer {
 
     /// Routes random logits and compares every step with f64, each from what the device made of the one before.
     fn check(&self, gpu: &mut Gpu, random: &mut Random, n_tokens: usize, method: Method) {
+        self.check_of(gpu, random, n_tokens, method, false);
+    }
+
+    /// The same with activations in f32, or in bytes.
+    fn check_of(&self, gpu: &mut Gpu, random: &mut Random, n_tokens: usize, method: Method, in_bytes: bool) {
         let Layer { moe, n_embd, .. } = self;
         let (n_used, ff) = (moe.n_expert_used, moe.n_ff_exp);
         let what = format!(
-            "{n_tokens} tokens, {} of {} experts [{ff}, {n_embd}] {}/{}, {:?}, {method:?}",
+            "{n_tokens} tokens, {} of {} experts [{ff}, {n_embd}] {}/{}, {:?}, {method:?}, in bytes {in_bytes}",
             n_used, moe.n_expert, self.gate.ty, self.down.ty, moe.activation
         );
         let logits: Vec<f32> = random.values(n_tokens * moe.n_expert).into_iter().map(|v| v * 3.0).collect();
-        let x_values = random.values(n_tokens * n_embd);
+        let mut x_values = random.values(n_tokens * n_embd);
         let memory = RoutingMemory::new(gpu, n_tokens, moe);
         let routing = &memory.routing(n_tokens, moe, method);
         let [gate, up, down] = [&self.gate, &self.up, &self.down].map(|w| w.upload(gpu, "experts"));
@@ -215,18 +220,42 @@ impl Layer {
         let x = Matrix::new(gpu, n_tokens, *n_embd, &x_values);
         let hidden = Matrix::untouched(gpu, n_tokens * n_used, ff);
         let output = Matrix::untouched(gpu, n_tokens * n_used, *n_embd);
+        let x_bytes = in_bytes.then(|| Bytes::new(gpu, n_tokens, *n_embd));
+        let hidden_bytes = in_bytes.then(|| Bytes::new(gpu, n_tokens * n_used, ff));
+        let [x_quantized, hidden_quantized] = [&x_bytes, &hidden_bytes].map(|b| b.as_ref().map(Bytes::rows));
         run(gpu, &what, |g| {
             route::record(g, router.rows(), moe, routing)?;
+            if let Some(bytes) = x_quantized {
+                quantize::record(g, x.rows(), bytes)?;
+            }
             let biases_of = biases.as_ref().map(|[gate, up, _]| [gate, up]);
             let (activation, dst) = (moe.activation, hidden.rows());
-            let both =
-                Gated { x: x.rows(), gate: &gate, up: &up, biases: biases_of, activation, dst, routing: Some(routing) };
+            let both = Gated {
+                x: x.rows(),
+                quantized: x_quantized,
+                gate: &gate,
+                up: &up,
+                biases: biases_of,
+                activation,
+                dst,
+                routing: Some(routing),
+            };
             gated::record(g, &both)?;
+            if let Some(bytes) = hidden_quantized {
+                quantize::record(g, hidden.rows(), bytes)?;
+            }
             let bias = biases.as_ref().map(|b| &b[2]);
             let product = Product::new(hidden.rows(), &down, output.rows());
+            let product = Product { quantized: hidden_quantized, ..product };
             linear::record(g, &Product { bias, routing: Some(routing), weighted: true, ..product })
         });
         let (got_hidden, got_output) = (hidden.read(), output.read());
+        // What the products saw.
+        let down_in_bytes = hidden_bytes.as_ref().filter(|_| self.down.ty.block_len() > 1);
+        let down_input = down_in_bytes.map_or_else(|| got_hidden.clone(), Bytes::decoded);
+        if let Some(bytes) = &x_bytes {
+            x_values = bytes.decoded();
+        }
         if n_tokens == 1 {
             // The same in one step, onto what is there.
             let before = random.values(*n_embd);
@@ -234,6 +263,7 @@ impl Layer {
             run(gpu, &what, |g| {
                 let bias = biases.as_ref().map(|b| &b[2]);
                 let product = Product::new(hidden.rows(), &down, sum.rows());
+                let product = Product { quantized: hidden_quantized, ..product };
                 linear::record(
                     g,
                     &Product { bias, routing: Some(routing), weighted: true, accumulate: true, ..product },
@@ -259,7 +289,8 @@ impl Layer {
             }
             let got = &got_hidden[pair * ff..][..ff];
             assert_close(&format!("{what}, pair {pair}"), got, &want, |i| error[i]);
-            let sums: Vec<(f64, f64)> = (0..*n_embd).map(|r| self.product(2, e, r, got)).collect();
+            let input = &down_input[pair * ff..][..ff];
+            let sums: Vec<(f64, f64)> = (0..*n_embd).map(|r| self.product(2, e, r, input)).collect();
             let want: Vec<f64> = sums.iter().map(|s| s.0 * weight).collect();
             let got = &got_output[pair * n_embd..][..*n_embd];
             assert_close(&format!("{what}, output of pair {pair}"), got, &want, |i| 2e-5 * sums[i].1);
@@ -282,6 +313,27 @@ fn experts_of_every_type_by_matrix_vector_products() {
         // One kernel for both: compiling takes longer than running.
         layer.check(&mut gpu, &mut random, 1, matvec(4));
         layer.check(&mut gpu, &mut random, 7, matvec(4));
+    }
+}
+
+#[test]
+fn experts_of_every_type_in_integers() {
+    let (mut gpu, mut random) = (gpu(), Random(38));
+    gpu.set_tuning(Tuning { dot_rows: [2, 2], ..*gpu.tuning() });
+    for ty in GgmlType::ALL.into_iter().filter(|ty| ty.block_len() > 1) {
+        let width = ty.block_len();
+        let moe = MoeConfig { n_ff_exp: width, ..config(5, 2) };
+        let layer = Layer::random(&mut random, moe, width, [ty, ty], false);
+        layer.check_of(&mut gpu, &mut random, 1, matvec(4), true);
+        layer.check_of(&mut gpu, &mut random, 7, matvec(4), true);
+    }
+    // Biases, a clamped activation, a single token's experts, down projections that stay in f32.
+    for (n_tokens, types, columns) in
+        [(1, [GgmlType::MXFP4, GgmlType::MXFP4], 1), (9, [GgmlType::Q4_K, GgmlType::F16], 4)]
+    {
+        let moe = MoeConfig { n_ff_exp: 96, activation: Activation::SwigluOai, weights_scale: 1.5, ..config(7, 3) };
+        let layer = Layer::random(&mut random, moe, 256, types, true);
+        layer.check_of(&mut gpu, &mut random, n_tokens, matvec(columns), true);
     }
 }
 
@@ -330,6 +382,7 @@ fn gated_products_without_experts() {
         let dst = Matrix::untouched(&mut gpu, n, rows);
         let both = Gated {
             x: x.rows(),
+            quantized: None,
             gate: &gate,
             up: &up,
             biases: None,

@@ -21,10 +21,14 @@ const FLOATS: [GgmlType; 3] = [GgmlType::F32, GgmlType::F16, GgmlType::BF16];
 const LEAST_COSINE: f64 = 0.99999;
 
 fn load(model: &TinyModel, n_seq: usize, n_batch: usize) -> Engine {
-    load_with_cache(model, n_seq, n_batch, KvOptions::default())
+    load_with(model, n_seq, n_batch, EngineOptions::default())
 }
 
 fn load_with_cache(model: &TinyModel, n_seq: usize, n_batch: usize, kv: KvOptions) -> Engine {
+    load_with(model, n_seq, n_batch, EngineOptions { kv, ..EngineOptions::default() })
+}
+
+fn load_with(model: &TinyModel, n_seq: usize, n_batch: usize, options: EngineOptions) -> Engine {
     let options = EngineOptions {
         backend: BackendChoice::Vulkan,
         device: Some(software_device()),
@@ -32,8 +36,7 @@ fn load_with_cache(model: &TinyModel, n_seq: usize, n_batch: usize, kv: KvOption
         n_seq,
         n_batch,
         validation: true,
-        kv,
-        ..EngineOptions::default()
+        ..options
     };
     Engine::load(&model.path, &options, &mut |_, _| {}).unwrap_or_else(|e| panic!("{:?}: {e}", model.spec))
 }
@@ -138,6 +141,32 @@ fn mixtures_of_experts_match_f64() {
         let mut engine = load(&model, 1, n_batch);
         for n in [1, 2, 9, 70] {
             check(&model, &mut engine, n);
+        }
+    }
+}
+
+/// Activations in bytes lose what llama.cpp's lose: the bound is that of the CPU backend's.
+const LEAST_COSINE_IN_INTEGERS: f64 = 0.999;
+
+#[test]
+fn products_in_integers_are_near_f64_in_every_architecture() {
+    let shared = [GgmlType::Q8_0, GgmlType::F16, GgmlType::Q5_0, GgmlType::Q4_K];
+    for (spec, n_batch) in [
+        (TinySpec::new("llama", &SMALL_MIX), 512),
+        (TinySpec::new("qwen3", &K_MIX), 512),
+        (TinySpec::new("qwen2moe", &shared), 512),
+        (TinySpec { scaling: Scaling::Yarn(8.0, 64), ..TinySpec::new("gpt-oss", &[GgmlType::MXFP4]) }, 16),
+    ] {
+        let model = TinyModel::new(spec);
+        let mut engine = load_with(&model, 1, n_batch, EngineOptions { integer_dot: true, ..EngineOptions::default() });
+        for n in [1, 2, 9, 70] {
+            let prompt = tokens(n, model.n_vocab, n as u64);
+            let got = engine.prompt_logits(&prompt).unwrap_or_else(|e| panic!("{:?}, {n} tokens: {e}", model.spec));
+            let cosine = cosine(&got, &model.reference_logits(&prompt));
+            assert!(cosine >= LEAST_COSINE_IN_INTEGERS, "{:?}, {n} tokens: cosine {cosine}", model.spec);
+            if n == 2 {
+                assert!(cosine < 0.999_999_9, "{:?}: f32 was used: cosine {cosine}", model.spec);
+            }
         }
     }
 }

@@ -8,14 +8,16 @@ use engine::backend::vulkan::kernels::kv_store::{CacheShape, LayerCache, Places}
 use engine::backend::vulkan::kernels::linear::{self, Method, Product};
 use engine::backend::vulkan::kernels::place_heads::Projections;
 use engine::backend::vulkan::kernels::rope::Rotation;
-use engine::backend::vulkan::kernels::{attention, embed, gather, kv_store, place_heads, rms_norm, rope, swiglu};
+use engine::backend::vulkan::kernels::{
+    attention, embed, gather, kv_store, place_heads, quantize, rms_norm, rope, swiglu,
+};
 use engine::backend::vulkan::{Cost, DeviceOptions, Gpu, MatmulTile, MemoryUse, Region, Tuning, VulkanError};
 use engine::gguf::GgmlType;
 use engine::kv::{BLOCK, KvOptions, KvType, PAGE};
 use engine::model::{Activation, RopeLayout};
 use half::f16;
 use vulkan_support::{
-    Matrix, Random, TestWeight, UNTOUCHED, activate, assert_close, gpu, indices, largest, run, software_device,
+    Bytes, Matrix, Random, TestWeight, UNTOUCHED, activate, assert_close, gpu, indices, largest, run, software_device,
 };
 
 #[test]
@@ -83,19 +85,42 @@ fn check_product(
     random: &mut Random,
     weight: &TestWeight,
     n: usize,
+    options: (bool, bool),
+    record: impl Fn(&mut Gpu, &Product<'_>) -> Result<(), VulkanError>,
+) {
+    check_product_of(gpu, random, weight, n, options, false, record);
+}
+
+/// The same with activations in f32, or in bytes.
+fn check_product_of(
+    gpu: &mut Gpu,
+    random: &mut Random,
+    weight: &TestWeight,
+    n: usize,
     (with_bias, accumulate): (bool, bool),
+    in_bytes: bool,
     record: impl Fn(&mut Gpu, &Product<'_>) -> Result<(), VulkanError>,
 ) {
     let (ty, rows, cols) = (weight.ty, weight.rows, weight.cols);
-    let what = format!("{n} tokens × {ty} [{rows}, {cols}], bias {with_bias}, accumulate {accumulate}");
+    let what =
+        format!("{n} tokens × {ty} [{rows}, {cols}], bias {with_bias}, accumulate {accumulate}, in bytes {in_bytes}");
     let on_device = weight.upload(gpu, "weight");
-    let (values, before) = (random.values(n * cols), random.values(n * rows));
+    let (mut values, before) = (random.values(n * cols), random.values(n * rows));
     let bias_values = random.values(rows);
     let bias = with_bias.then(|| TestWeight::vector(&bias_values).upload(gpu, "bias"));
     let x = Matrix::new(gpu, n, cols, &values);
     let dst = Matrix::new(gpu, n, rows, &before);
     let product = Product { bias: bias.as_ref(), accumulate, ..Product::new(x.rows(), &on_device, dst.rows()) };
-    run(gpu, &what, |g| record(g, &product));
+    let bytes = Bytes::new(gpu, n, cols);
+    if in_bytes {
+        run(gpu, &what, |g| {
+            quantize::record(g, x.rows(), bytes.rows())?;
+            record(g, &Product { quantized: Some(bytes.rows()), ..product })
+        });
+        values = bytes.decoded();
+    } else {
+        run(gpu, &what, |g| record(g, &product));
+    }
     let (mut want, mut size) = (Vec::new(), Vec::new());
     for t in 0..n {
         for r in 0..rows {
@@ -128,12 +153,139 @@ fn matrix_vector_products_of_every_type_and_number_of_columns() {
     }
 }
 
+/// The types that have products in integers.
+fn quantised_types() -> impl Iterator<Item = GgmlType> {
+    GgmlType::ALL.into_iter().filter(|ty| ty.block_len() > 1)
+}
+
+#[test]
+fn products_in_integers_of_every_type_and_number_of_columns() {
+    let (mut gpu, mut random) = (gpu(), Random(43));
+    gpu.set_tuning(Tuning { dot_rows: [2, 2], matvec_columns: &[1, 4], ..*gpu.tuning() });
+    for ty in quantised_types() {
+        let small = ty.block_len();
+        for (n, rows, cols) in [(1, 67, small), (2, 9, 768), (3, 5, 11 * small), (8, 33, 768), (1, 3, 256)] {
+            let weight = TestWeight::random(&mut random, ty, rows, cols);
+            for options in [(false, false), (true, true)] {
+                check_product_of(&mut gpu, &mut random, &weight, n, options, true, record_matvec);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_code_of_four_bits_is_unpacked_to_its_value() {
+    let (mut gpu, mut random) = (gpu(), Random(44));
+    for ty in [GgmlType::MXFP4, GgmlType::IQ4_NL, GgmlType::Q4_0] {
+        // Row r has code r everywhere, then in the low or the high halves of the bytes only.
+        let block = |low: u8, high: u8| {
+            let scale: &[u8] = if ty == GgmlType::MXFP4 { &[127] } else { &[0, 0x3C] };
+            [scale, &[low | high << 4; 16]].concat()
+        };
+        let bytes: Vec<u8> = (0..16).flat_map(|c| [block(c, c), block(c, 8), block(8, c)].concat()).collect();
+        let weight = TestWeight::from_bytes(ty, 16, 96, bytes);
+        check_product_of(&mut gpu, &mut random, &weight, 1, (false, false), true, record_matvec);
+    }
+}
+
+/// What llama.cpp's products with Q8_1 activations lose too, and no more.
+#[test]
+fn products_in_integers_are_near_those_in_f32() {
+    let (mut gpu, mut random) = (gpu(), Random(45));
+    let (rows, cols) = (64, 2048);
+    for ty in [GgmlType::Q4_K, GgmlType::Q6_K, GgmlType::Q8_0, GgmlType::MXFP4] {
+        let weight = TestWeight::random(&mut random, ty, rows, cols);
+        let on_device = weight.upload(&mut gpu, "weight");
+        let values = random.values(cols);
+        let x = Matrix::new(&mut gpu, 1, cols, &values);
+        let (dst, bytes) = (Matrix::untouched(&mut gpu, 1, rows), Bytes::new(&mut gpu, 1, cols));
+        let product = Product { quantized: Some(bytes.rows()), ..Product::new(x.rows(), &on_device, dst.rows()) };
+        run(&mut gpu, "a product in integers", |g| {
+            quantize::record(g, x.rows(), bytes.rows())?;
+            record_matvec(g, &product)
+        });
+        let exact =
+            |r: usize| -> f64 { weight.row(r).iter().zip(&values).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum() };
+        let want: Vec<f64> = (0..rows).map(exact).collect();
+        let error: f64 = dst.read().iter().zip(&want).map(|(&g, w)| (f64::from(g) - w).powi(2)).sum();
+        let size: f64 = want.iter().map(|w| w * w).sum();
+        // Rounding to steps of 1/127 of a block's largest of 32 uniform values: 1/127/√12/(1/√3) = 0.4 % per element.
+        let relative = (error / size).sqrt();
+        assert!(relative < 0.008, "{ty}: {relative}");
+    }
+}
+
+#[test]
+fn activations_are_quantised_in_blocks_of_32() {
+    let (mut gpu, mut random) = (gpu(), Random(46));
+    for (n, width) in [(1, 896), (3, 5), (2, 96), (1, 1), (33, 100), (2, 2880)] {
+        let what = format!("quantize {n} × {width}");
+        let mut values = random.values(n * width);
+        // A block of zeros, and one whose sums are as large as they get.
+        values[..width.min(32)].fill(0.0);
+        values[(n * width).saturating_sub(width.min(40) + 1)..].fill(-3.5);
+        let (x, bytes) = (Matrix::new(&mut gpu, n, width, &values), Bytes::new(&mut gpu, n, width));
+        run(&mut gpu, &what, |g| quantize::record(g, x.rows(), bytes.rows()));
+        check_blocks(&what, &bytes, &values);
+    }
+}
+
+/// Compares blocks with what they are made of.
+fn check_blocks(what: &str, bytes: &Bytes, values: &[f32]) {
+    for (row, values) in bytes.blocks().iter().zip(values.chunks_exact(bytes.width)) {
+        for (b, block) in row.iter().enumerate() {
+            let start = (32 * b).min(values.len());
+            let mut x = values[start..values.len().min(start + 32)].to_vec();
+            x.resize(32, 0.0);
+            let most = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            assert!((block.d - most / 127.0).abs() <= 1e-6 * block.d, "{what}: block {b}: {} of {most}", block.d);
+            for (&q, &x) in block.q.iter().zip(&x) {
+                let exact = if most > 0.0 { f64::from(x) / f64::from(block.d) } else { 0.0 };
+                assert!((f64::from(q) - exact).abs() <= 0.5 + 1e-4, "{what}: block {b}: {x} became {q} of {exact}");
+            }
+            let sums = [0, 16].map(|at| block.q[at..at + 16].iter().map(|&q| i16::from(q)).sum::<i16>());
+            assert_eq!(block.sums, sums, "{what}: block {b}");
+        }
+    }
+}
+
+#[test]
+fn a_norm_leaves_its_result_in_bytes_too() {
+    let (mut gpu, mut random) = (gpu(), Random(47));
+    for (n, width) in [(1, 896), (3, 5), (2, 1537), (33, 64)] {
+        let what = format!("rms_norm in bytes {n} × {width}");
+        let (values, gain) = (random.values(n * width), random.values(width));
+        let weight = TestWeight::vector(&gain).upload(&mut gpu, "norm");
+        let x = Matrix::new(&mut gpu, n, width, &values);
+        let [plain, dst] = [0, 1].map(|_| Matrix::untouched(&mut gpu, n, width));
+        let bytes = Bytes::new(&mut gpu, n, width);
+        run(&mut gpu, &what, |g| {
+            rms_norm::record(g, x.rows(), &weight, 1e-5, plain.rows())?;
+            rms_norm::quantized::record(g, x.rows(), &weight, 1e-5, dst.rows(), bytes.rows())
+        });
+        let want: Vec<f64> = plain.read().iter().map(|&v| f64::from(v)).collect();
+        let tolerance = 1e-5 * largest(&want);
+        assert_close(&what, &dst.read(), &want, |_| tolerance);
+        check_blocks(&what, &bytes, &dst.read());
+        run(&mut gpu, &what, |g| rms_norm::quantized::record(g, x.rows(), &weight, 1e-5, x.rows(), bytes.rows()));
+        assert_eq!(x.read(), dst.read(), "{what}: the same in place");
+    }
+}
+
 #[test]
 fn matrix_vector_products_of_more_tokens_than_columns() {
     let (mut gpu, mut random) = (gpu(), Random(4));
     for n in [2, 9, 16, 33] {
         let weight = TestWeight::random(&mut random, GgmlType::Q8_0, 21, 96);
         check_product(&mut gpu, &mut random, &weight, n, (true, false), record_matvec);
+    }
+    // Columns that are not there are skipped where there are many.
+    gpu.set_tuning(Tuning { dot_rows: [2, 4], matvec_columns: &[1, 16], ..*gpu.tuning() });
+    for n in [1, 9, 16, 17] {
+        for in_bytes in [false, true] {
+            let weight = TestWeight::random(&mut random, GgmlType::Q4_K, 21, 512);
+            check_product_of(&mut gpu, &mut random, &weight, n, (true, false), in_bytes, record_matvec);
+        }
     }
 }
 

@@ -14,6 +14,7 @@ layout(buffer_reference, std430, buffer_reference_align = 4) readonly buffer Rea
 layout(buffer_reference, std430, buffer_reference_align = 16) readonly buffer ReadF32x4 { vec4 v[]; };
 
 layout(buffer_reference, std430, buffer_reference_align = 16) buffer WriteU32x4 { uvec4 v[]; };
+layout(buffer_reference, std430, buffer_reference_align = 8) buffer WriteU32x2 { uvec2 v[]; };
 layout(buffer_reference, std430, buffer_reference_align = 4) buffer WriteU32 { uint v[]; };
 layout(buffer_reference, std430, buffer_reference_align = 2) buffer WriteF16 { float16_t v[]; };
 layout(buffer_reference, std430, buffer_reference_align = 8) buffer WriteF16x4 { f16vec4 v[]; };

@@ -1,7 +1,9 @@
-// Weight types, part 2: decoding a unit to f32. A kernel calls `decode_setup` before anything else.
+// Weight types, part 3: decoding a unit to f32. A kernel calls `decode_setup` before anything else.
 // CPU twin: engine::quant::dequantize_row, exact but for the rounding of `scale * q + min` (and MXFP4 weights of 2^114
 // and more, which overflow; the smallest scale of MXFP4, 2^-127, counts as 0).
 // Needs WG_SIZE (specialization constant).
+
+#include "scales.glsl"
 
 // The four bytes of `q` as numbers.
 vec4 bytes_to_vec4(uint q) {
@@ -13,29 +15,6 @@ vec4 signed_bytes_to_vec4(uint q) {
     int s = int(q);
     return vec4(s << 24 >> 24, s << 16 >> 24, s << 8 >> 24, s >> 24);
 }
-
-// Bits 0–3 of `h`, each moved to bit 4 of its own byte.
-uint fifth_bits(uint h) {
-    return ((h & 0xF) * 0x00204081u & 0x01010101u) << 4;
-}
-
-#if defined(WEIGHT_Q4_K) || defined(WEIGHT_Q5_K)
-// Scales and minima of sub-blocks `2 * g` and `2 * g + 1` from a block's first 16 bytes (d, dmin, 12 packed bytes):
-// x = scale, min of the first, z, w = of the second.
-vec4 k_scales(uvec4 head, uint g) {
-    uint scales, mins;
-    if (g < 2) {
-        scales = head.y & 0x3F3F3F3Fu;
-        mins = head.z & 0x3F3F3F3Fu;
-    } else {
-        scales = head.w & 0x0F0F0F0Fu | head.y >> 2 & 0x30303030u;
-        mins = head.w >> 4 & 0x0F0F0F0Fu | head.z >> 2 & 0x30303030u;
-    }
-    uint shift = (g & 1) * 16;
-    vec2 d = unpackHalf2x16(head.x);
-    return d.xyxy * vec4(scales >> shift & 0xFF, mins >> shift & 0xFF, scales >> shift + 8 & 0xFF, mins >> shift + 8 & 0xFF);
-}
-#endif
 
 #if defined(WEIGHT_IQ4_NL) || defined(WEIGHT_IQ4_XS)
 // The sixteen values of IQ4_NL (ggml's `kvalues_iq4nl`), where every invocation can look them up.
@@ -122,9 +101,7 @@ void decode(ReadU32x4 quants, ReadU32 high, SCALES scales, uint unit, out vec4 w
 #if defined(WEIGHT_IQ4_NL)
     float d = float(scales.v[unit]);
 #else
-    uint head = high.v[(unit >> 3) * 2], low = high.v[(unit >> 3) * 2 + 1], j = unit & 7;
-    uint scale = low >> 4 * j & 0xF | (head >> 16 + 2 * j & 3) << 4;
-    float d = unpackHalf2x16(head).x * (float(scale) - 32.0);
+    float d = iq4_xs_scale(high, unit);
 #endif
     [[unroll]] for (uint i = 0; i < 4; i++) {
         w[i] = d * iq4(q[i] & 0x0F0F0F0Fu);
@@ -134,22 +111,16 @@ void decode(ReadU32x4 quants, ReadU32 high, SCALES scales, uint unit, out vec4 w
     // 5 pieces: scales and minima 1, quants 4 (two halves of 32 bytes). Bits 1 and 0 of the unit: which two of the four
     // groups in a byte, and which 16 bytes.
     uint block = (unit >> 3) * 5, half128 = unit >> 2 & 1, pair = unit >> 1 & 1, part = unit & 1;
-    vec2 d = unpackHalf2x16(scales.v[unit >> 3]);
-    uint sub = quants.v[block][half128 * 2 + pair] >> 8 * part;
-    vec2 s = d.x * vec2(sub & 0xF, sub >> 16 & 0xF), m = d.y * vec2(sub >> 4 & 0xF, sub >> 20 & 0xF);
+    vec4 s = q2_k_scales(quants, scales, unit);
     uvec4 q = quants.v[block + 1 + half128 * 2 + part] >> 4 * pair;
     [[unroll]] for (uint i = 0; i < 4; i++) {
-        w[i] = s.x * bytes_to_vec4(q[i] & 0x03030303u) - m.x;
-        w[i + 4] = s.y * bytes_to_vec4(q[i] >> 2 & 0x03030303u) - m.y;
+        w[i] = s.x * bytes_to_vec4(q[i] & 0x03030303u) + s.y;
+        w[i + 4] = s.z * bytes_to_vec4(q[i] >> 2 & 0x03030303u) + s.w;
     }
 #elif defined(WEIGHT_Q3_K)
     // 6 pieces: third bits 2 (bit g of a byte belongs to group g of 32), low bits 4 as in Q2_K.
     uint block = (unit >> 3) * 6, half128 = unit >> 2 & 1, pair = unit >> 1 & 1, part = unit & 1;
-    uint head = (unit >> 3) * 3;
-    uint low = high.v[head + pair] >> 8 * part + 4 * half128 & 0x000F000Fu;
-    uint top = high.v[head + 2] >> 8 * part + 4 * half128 + 2 * pair & 0x00030003u;
-    uint sub = low | top << 4;
-    vec2 s = float(scales.v[unit >> 3]) * (vec2(sub & 0x3F, sub >> 16) - 32.0);
+    vec2 s = q3_k_scales(high, scales, unit);
     uvec4 h = quants.v[block + part] >> 4 * half128 + 2 * pair;
     uvec4 q = quants.v[block + 2 + half128 * 2 + part] >> 4 * pair;
     [[unroll]] for (uint i = 0; i < 4; i++) {
@@ -178,15 +149,10 @@ void decode(ReadU32x4 quants, ReadU32 high, SCALES scales, uint unit, out vec4 w
     uint block = (unit >> 3) * 13, half128 = unit >> 2 & 1, pair = unit >> 1 & 1, part = unit & 1;
     uvec4 q = quants.v[block + (unit & 7)];
     uvec4 h = quants.v[block + 8 + half128 * 2 + part] >> pair * 2;
-    uvec4 packed_scales = quants.v[block + 12];
-    float d = float(scales.v[unit >> 3]);
-    // Groups 2 * half … of 16: words 2 * half and 2 * half + 1 hold the scales of groups 0–1 and 2–3 of this half.
-    uint shift = pair * 16 + part * 8;
-    uvec2 words = half128 == 0 ? packed_scales.xy : packed_scales.zw;
-    float s_lo = d * float(int(words.x >> shift << 24) >> 24), s_hi = d * float(int(words.y >> shift << 24) >> 24);
+    vec2 s = q6_k_scales(quants, scales, unit);
     [[unroll]] for (uint i = 0; i < 4; i++) {
-        w[i] = s_lo * (bytes_to_vec4(q[i] & 0x0F0F0F0Fu | (h[i] & 0x03030303u) << 4) - 32.0);
-        w[i + 4] = s_hi * (bytes_to_vec4(q[i] >> 4 & 0x0F0F0F0Fu | (h[i] >> 4 & 0x03030303u) << 4) - 32.0);
+        w[i] = s.x * (bytes_to_vec4(q[i] & 0x0F0F0F0Fu | (h[i] & 0x03030303u) << 4) - 32.0);
+        w[i + 4] = s.y * (bytes_to_vec4(q[i] >> 4 & 0x0F0F0F0Fu | (h[i] >> 4 & 0x03030303u) << 4) - 32.0);
     }
 #endif
 }

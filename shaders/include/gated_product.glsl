@@ -10,7 +10,11 @@ layout(push_constant) uniform Push {
     ReadU32x4 up_quants;
     ReadU32 up_high;
     SCALES up_scales;
+#ifdef X_Q8
+    ReadU32x4 x;        // [n_tokens], rows of quantize.glsl with n_pieces = x_stride4
+#else
     ReadF32x4 x;        // [n_tokens, x_stride4 * 4]
+#endif
     ReadF32 gate_bias;  // [experts, bias_stride], read if HAS_BIAS
     ReadF32 up_bias;
     WriteF32 dst;       // [n_tokens or pairs, dst_stride]
@@ -26,8 +30,19 @@ layout(push_constant) uniform Push {
     uint flags;
 } push;
 
-#include "decode.glsl"
 #include "tiles.glsl"
+#ifdef X_Q8
+#include "unpack.glsl"
+
+void unpack_matrix(uint m, uint unit, out uint w[8], out vec4 s) {
+    if (m == 0) {
+        unpack(push.quants, push.high, push.scales, unit, w, s);
+    } else {
+        unpack(push.up_quants, push.up_high, push.up_scales, unit, w, s);
+    }
+}
+#else
+#include "decode.glsl"
 
 void decode_matrix(uint m, uint unit, out vec4 w[UNIT4]) {
     if (m == 0) {
@@ -36,6 +51,7 @@ void decode_matrix(uint m, uint unit, out vec4 w[UNIT4]) {
         decode(push.up_quants, push.up_high, push.up_scales, unit, w);
     }
 }
+#endif
 
 uint x_row(uint pair) {
     return pair / push.n_used;

@@ -1,10 +1,10 @@
 // Products of N_MATRICES equally shaped matrices with a few columns: the body of the matrix–vector kernels. One
 // workgroup computes N_ROWS rows of each matrix for the N_COLS columns of a tile: each weight is read and decoded once
-// for all columns. Its invocations take the units of the rows in turn, so that neighbours read neighbouring 16 bytes;
-// decoded weights stay in registers while x streams past. Without groups, workgroup z takes columns z·N_COLS …; with
-// groups, workgroup x takes tile x, so that neighbours read different experts, and y the rows. With GROUPED = 2 a
-// workgroup goes through all tiles of one token and adds up what they give.
-// The kernel gives `decode_matrix` (a unit of matrix m), `x_row` (the row of x of a pair), `x_factor` (what it is
+// for all columns. Its invocations take the units of the rows in turn, so that neighbours read neighbouring 16 bytes.
+// The inner loop is accumulate_f32.glsl's, or with X_Q8, for x in bytes, accumulate_q8.glsl's. Workgroup x takes columns x·N_COLS …, or with groups tile x,
+// y and z the rows: neighbours in time read the same rows for other columns, which are in the cache then, or different
+// experts. With GROUPED = 2 a workgroup goes through all tiles of one token and adds up what they give.
+// The kernel gives `decode_matrix` or `unpack_matrix` (a unit of matrix m), `x_row` (the row of x of a pair), `x_factor` (what it is
 // multiplied with if GROUPED = 2) and `store`.
 #extension GL_KHR_shader_subgroup_basic : require
 #extension GL_KHR_shader_subgroup_arithmetic : require
@@ -16,48 +16,23 @@ float sums[N_MATRICES * N_ROWS][N_COLS];
 
 shared float partials[WG_SIZE / 4 * N_SUMS];
 
-// sum + a · b as four fused multiply-adds.
-float add_dot(float sum, vec4 a, vec4 b) {
-    return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, sum))));
-}
-
-// Whether column `c` is computed: without groups all are, from the last one where there are fewer.
+// Whether column `c` is computed. Without groups and with few columns all are, from the last one where there are fewer:
+// that costs less than the branch, which keeps loads apart.
 bool has_column(Tile tile, uint c) {
-    return GROUPED == 0 || c < tile.n;
+    return GROUPED == 0 && N_COLS <= 8 || c < tile.n;
 }
 
-// Adds the products of this invocation's units of the tile to `sums`.
-void accumulate(uint row0, Tile tile, float factor) {
-    uint row_units[N_ROWS], x_rows[N_COLS];
-    [[unroll]] for (uint r = 0; r < N_ROWS; r++)
-        row_units[r] = (tile.expert * push.n_rows + min(row0 + r, push.n_rows - 1)) * push.n_units;
-    [[unroll]] for (uint c = 0; c < N_COLS; c++) x_rows[c] = x_row(pair_of(tile, c)) * push.x_stride4;
-    for (uint u = gl_LocalInvocationID.x; u < push.n_units; u += WG_SIZE) {
-        vec4 w[N_MATRICES * N_ROWS][UNIT4];
-        [[unroll]] for (uint r = 0; r < N_MATRICES * N_ROWS; r++)
-            decode_matrix(r / N_ROWS, row_units[r % N_ROWS] + u, w[r]);
-        uint start4 = unit_start4(u);
-        [[unroll]] for (uint c = 0; c < N_COLS; c++) {
-            if (!has_column(tile, c)) continue;
-            // All loads of a column first: they are in flight together.
-            vec4 x[UNIT4];
-            [[unroll]] for (uint j = 0; j < UNIT4; j++) x[j] = push.x.v[unit_vec4(x_rows[c] + start4, j)];
-            if (GROUPED == 2) [[unroll]] for (uint j = 0; j < UNIT4; j++) x[j] *= factor;
-            [[unroll]] for (uint j = 0; j < UNIT4; j++)
-                [[unroll]] for (uint r = 0; r < N_MATRICES * N_ROWS; r++) sums[r][c] = add_dot(sums[r][c], w[r][j], x[j]);
-        }
-    }
-}
+#ifdef X_Q8
+#include "accumulate_q8.glsl"
+#else
+#include "accumulate_f32.glsl"
+#endif
 
 void main() {
     decode_setup();
-    uint row0 = gl_WorkGroupID.y * N_ROWS, col0 = gl_WorkGroupID.z * N_COLS;
+    uint row0 = (gl_WorkGroupID.z * gl_NumWorkGroups.y + gl_WorkGroupID.y) * N_ROWS, col0 = gl_WorkGroupID.x * N_COLS;
     Tile tile = Tile(0, col0, min(N_COLS, push.n_tokens - col0));
-    if (GROUPED == 1) {
-        tile = expert_tile(gl_WorkGroupID.x);
-    } else {
-        row0 = (gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x) * N_ROWS;
-    }
+    if (GROUPED == 1) tile = expert_tile(gl_WorkGroupID.x);
     if (row0 >= push.n_rows || tile.n == 0) return; // whole workgroups: the grid is an upper bound
 
     [[unroll]] for (uint r = 0; r < N_MATRICES * N_ROWS; r++)

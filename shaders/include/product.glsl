@@ -5,7 +5,11 @@ const uint N_MATRICES = 1;
 
 layout(push_constant) uniform Push {
     WEIGHT_MEMBERS    // [n_rows, k] of every expert
+#ifdef X_Q8
+    ReadU32x4 x;      // [n_tokens or pairs / x_share], rows of quantize.glsl with n_pieces = x_stride4
+#else
     ReadF32x4 x;      // [n_tokens or pairs / x_share, x_stride4 * 4]
+#endif
     ReadF32 bias;     // [experts, bias_stride], read if HAS_BIAS
     WriteF32 dst;     // [n_tokens or pairs, dst_stride]
     ReadU32x4 tiles;  // these three if GROUPED: see tiles.glsl
@@ -21,12 +25,20 @@ layout(push_constant) uniform Push {
     uint flags;
 } push;
 
-#include "decode.glsl"
 #include "tiles.glsl"
+#ifdef X_Q8
+#include "unpack.glsl"
+
+void unpack_matrix(uint m, uint unit, out uint w[8], out vec4 s) {
+    unpack(push.quants, push.high, push.scales, unit, w, s);
+}
+#else
+#include "decode.glsl"
 
 void decode_matrix(uint m, uint unit, out vec4 w[UNIT4]) {
     decode(push.quants, push.high, push.scales, unit, w);
 }
+#endif
 
 uint x_row(uint pair) {
     return pair / push.x_share;

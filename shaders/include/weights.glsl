@@ -1,5 +1,6 @@
 // Weight types, part 1: how the blocks of a tensor lie in device memory, and the geometry of a *unit*, the piece of
-// a row that one invocation decodes at a time. Part 2 (decode.glsl) decodes units.
+// a row that one invocation decodes at a time. Parts 2 (scales.glsl) and 3 (decode.glsl, or
+// unpack.glsl for products in integers) decode units.
 //
 // At upload the host moves the parts of a block apart so that each is aligned (engine/src/backend/vulkan/weights.rs):
 //   quants  16-byte pieces: what most of the bytes are. Q2_K: 16 bytes of scales and minima, then 64 of quants; Q3_K:

@@ -68,6 +68,19 @@ impl WeightType {
         }
     }
 
+    /// The types whose weights are small integers times a scale, in the order of [`WeightType::ALL`].
+    pub fn quantised() -> &'static [WeightType] {
+        &Self::ALL[Self::N_PLAIN..]
+    }
+
+    /// Whether this is one of [`WeightType::quantised`].
+    pub const fn is_quantised(self) -> bool {
+        self as usize >= Self::N_PLAIN
+    }
+
+    /// Types in front of the quantised ones.
+    const N_PLAIN: usize = 3;
+
     /// Weights that one invocation decodes at a time (`4 * UNIT4`); a padded row is a multiple of it.
     pub const fn unit(self) -> usize {
         match self {
@@ -92,6 +105,14 @@ pub enum Kernel {
     GatedMatvec(WeightType),
     /// Two products with many columns, and their gated activation.
     GatedMatmul(WeightType),
+    /// Product with a few columns in bytes; of quantised types only.
+    DotMatvec(WeightType),
+    /// Two products with a few columns in bytes, and their gated activation; of quantised types only.
+    DotGatedMatvec(WeightType),
+    /// Activations to bytes.
+    Quantize,
+    /// RMS norm of a row, and the result in bytes too.
+    RmsNormQuantize,
     /// Rotary position embedding.
     Rope,
     /// Keys and values into the cache.
@@ -123,7 +144,7 @@ impl Kernel {
     const BY_WEIGHT: [fn(WeightType) -> Kernel; 5] =
         [Kernel::Embed, Kernel::Matvec, Kernel::Matmul, Kernel::GatedMatvec, Kernel::GatedMatmul];
     /// The others.
-    const PLAIN: [Kernel; 13] = [
+    const PLAIN: [Kernel; 15] = [
         Kernel::RmsNorm,
         Kernel::Rope,
         Kernel::KvStore,
@@ -137,17 +158,31 @@ impl Kernel {
         Kernel::AttentionMerge,
         Kernel::Read,
         Kernel::Fma,
+        Kernel::Quantize,
+        Kernel::RmsNormQuantize,
     ];
+
+    /// Kernels that have a variant per quantised weight type.
+    const BY_QUANTISED: [fn(WeightType) -> Kernel; 2] = [Kernel::DotMatvec, Kernel::DotGatedMatvec];
 
     /// Every kernel and variant.
     pub fn all() -> impl Iterator<Item = Kernel> {
-        Self::BY_WEIGHT.into_iter().flat_map(|k| WeightType::ALL.map(k)).chain(Self::PLAIN)
+        let quantised = |k: fn(WeightType) -> Kernel| WeightType::quantised().iter().map(move |&w| k(w));
+        Self::BY_WEIGHT
+            .into_iter()
+            .flat_map(|k| WeightType::ALL.map(k))
+            .chain(Self::PLAIN)
+            .chain(Self::BY_QUANTISED.into_iter().flat_map(quantised))
     }
 
     /// Place in [`Kernel::all`].
     pub fn index(self) -> usize {
         let by_weight = |k: usize, w: WeightType| k * WeightType::ALL.len() + w as usize;
         let plain = |k: usize| Self::BY_WEIGHT.len() * WeightType::ALL.len() + k;
+        let by_quantised = |k: usize, w: WeightType| {
+            assert!(w.is_quantised(), "{w:?} has no products in integers");
+            plain(Self::PLAIN.len()) + k * WeightType::quantised().len() + w as usize - WeightType::N_PLAIN
+        };
         match self {
             Kernel::Embed(w) => by_weight(0, w),
             Kernel::Matvec(w) => by_weight(1, w),
@@ -167,6 +202,10 @@ impl Kernel {
             Kernel::AttentionMerge => plain(10),
             Kernel::Read => plain(11),
             Kernel::Fma => plain(12),
+            Kernel::Quantize => plain(13),
+            Kernel::RmsNormQuantize => plain(14),
+            Kernel::DotMatvec(w) => by_quantised(0, w),
+            Kernel::DotGatedMatvec(w) => by_quantised(1, w),
         }
     }
 
@@ -178,6 +217,10 @@ impl Kernel {
             Kernel::Matmul(_) => "f32_anyw_matmul.comp",
             Kernel::GatedMatvec(_) => "f32_anyw_gated_matvec.comp",
             Kernel::GatedMatmul(_) => "f32_anyw_gated_matmul.comp",
+            Kernel::DotMatvec(_) => "q8_anyw_matvec.comp",
+            Kernel::DotGatedMatvec(_) => "q8_anyw_gated_matvec.comp",
+            Kernel::Quantize => "f32_quantize.comp",
+            Kernel::RmsNormQuantize => "f32_rms_norm_quantize.comp",
             Kernel::RmsNorm => "f32_rms_norm.comp",
             Kernel::Rope => "f32_rope.comp",
             Kernel::KvStore => "f32_kv_store.comp",
@@ -201,7 +244,9 @@ impl Kernel {
             | Kernel::Matvec(w)
             | Kernel::Matmul(w)
             | Kernel::GatedMatvec(w)
-            | Kernel::GatedMatmul(w) => Some(w),
+            | Kernel::GatedMatmul(w)
+            | Kernel::DotMatvec(w)
+            | Kernel::DotGatedMatvec(w) => Some(w),
             _ => None,
         }
     }

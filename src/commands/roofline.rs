@@ -14,7 +14,7 @@ use crate::args::at_least_one;
 use crate::commands::synth::LikeArgs;
 use crate::failure::Failure;
 use crate::load;
-use crate::measure::Measured;
+use crate::measure::{KernelTime, Measured};
 use crate::terminal::bytes_text;
 
 /// Arguments of `roofline`.
@@ -94,13 +94,8 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure> {
         }
     }
     let measured = measured.unwrap_or_default();
-    let held: Vec<Held> = measured
-        .iter()
-        .map(|m| hold(&roofline, m, &device.roof).map_err(failed))
-        .collect::<Result<Vec<_>, _>>()?
-        .into_iter()
-        .flatten()
-        .collect();
+    let held: Vec<Held> =
+        measured.iter().map(|m| Held::new(&roofline, m, &device.roof)).collect::<Result<_, _>>().map_err(failed)?;
     let n_layer = roofline.config().n_layer();
     if args.json {
         let value = json!({
@@ -117,7 +112,7 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure> {
         });
         return Ok(writeln!(out, "{value:#}")?);
     }
-    writeln!(out, "{name} on {}: {:.1} GB/s, {:.1} TFLOPS\n", device.name, device.roof.gb_per_s, device.roof.tflops)?;
+    writeln!(out, "{name} on {}: {:.1} GB/s, {:.3} TFLOPS\n", device.name, device.roof.gb_per_s, device.roof.tflops)?;
     writeln!(out, "one token of one sequence at depth {depth}\n{}\n", ops_table(&one, &device.roof))?;
     let total = one.total();
     let outside = one.ops.iter().filter(|op| op.n_ops < n_layer).map(|op| op.n_dispatches).sum::<usize>();
@@ -166,39 +161,60 @@ fn read_measured(path: &Path) -> Result<Vec<Measured>, Failure> {
     })
 }
 
-/// A measured op and its bound.
+/// A measured kind of pass, held against the bounds.
 struct Held {
     n_tokens: usize,
+    n_seq: usize,
+    depth: usize,
+    ops: Vec<HeldOp>,
+    /// Seconds that the whole model would take if each of its ops reached the share of its bound that was measured;
+    /// `None` where an op was not measured.
+    model_s: Option<f64>,
+}
+
+/// Microseconds that an op took, and that its own bytes and operations take at least.
+struct HeldOp {
     op: String,
     us: f64,
     bound_us: f64,
 }
 
 impl Held {
+    /// Bounds of the ops of a measured pass. They are of the shapes that were measured, which may be fewer and smaller
+    /// than the model's.
+    fn new(roofline: &Roofline, measured: &Measured, roof: &Roof) -> Result<Held, engine::Error> {
+        let Measured { n_tokens, n_seq, depth, .. } = *measured;
+        let ops: Vec<HeldOp> = measured
+            .ops
+            .iter()
+            .map(|op| {
+                let bound = |k: &KernelTime| {
+                    let (bytes, flops) = (k.bytes as f64 / roof.gb_per_s / 1e3, k.flops as f64 / roof.tflops / 1e6);
+                    k.n_dispatches as f64 * bytes.max(flops)
+                };
+                HeldOp { op: op.op.clone(), us: op.us, bound_us: op.kernels.iter().map(bound).sum() }
+            })
+            .collect();
+        let account = roofline.account(Pass { n_seq, n_tokens: n_tokens / n_seq.max(1), depth })?;
+        let slowed = |op: &OpCost| {
+            let held = ops.iter().find(|held| held.op == op.op && held.bound_us > 0.0)?;
+            Some(op.bound_s(roof) * held.us / held.bound_us)
+        };
+        let model_s = account.ops.iter().map(slowed).sum();
+        Ok(Held { n_tokens, n_seq, depth, ops, model_s })
+    }
+
     fn json(&self) -> Value {
+        let ops: Vec<Value> = self
+            .ops
+            .iter()
+            .map(|h| json!({ "op": h.op, "us": h.us, "bound_us": h.bound_us, "share": h.bound_us / h.us }))
+            .collect();
         json!({
-            "n_tokens": self.n_tokens, "op": self.op, "us": self.us, "bound_us": self.bound_us,
-            "share": self.bound_us / self.us,
+            "n_tokens": self.n_tokens, "n_seq": self.n_seq, "depth": self.depth, "ops": ops,
+            "model_tokens_per_s": self.model_s.map(|s| self.n_tokens as f64 / s),
         })
     }
-}
-
-/// Bounds of the ops of a measured pass, per op: a model of fewer layers was measured.
-fn hold(roofline: &Roofline, measured: &Measured, roof: &Roof) -> Result<Vec<Held>, engine::Error> {
-    let pass =
-        Pass { n_seq: measured.n_seq, n_tokens: measured.n_tokens / measured.n_seq.max(1), depth: measured.depth };
-    let account = roofline.account(pass)?;
-    let mut held = Vec::new();
-    for op in &account.ops {
-        let rows: Vec<_> = measured.ops.iter().filter(|row| row.op == op.op).collect();
-        let n_ops: usize = rows.iter().map(|row| row.n_ops).sum();
-        if n_ops > 0 {
-            let us = rows.iter().map(|row| row.us).sum::<f64>() / n_ops as f64;
-            let bound_us = op.bound_s(roof) * 1e6 / op.n_ops as f64;
-            held.push(Held { n_tokens: measured.n_tokens, op: op.op.clone(), us, bound_us });
-        }
-    }
-    Ok(held)
 }
 
 fn op_json(op: &OpCost, roof: &Roof) -> Value {
@@ -291,13 +307,19 @@ fn prompts_table(prompts: &[(usize, usize, Account)], roof: &Roof) -> Table {
 fn held_table(held: &[Held]) -> Table {
     let mut table = table(&["tokens", "op", "measured µs", "bound µs", "% of the bound"], 2);
     for h in held {
-        table.add_row([
-            h.n_tokens.to_string(),
-            h.op.clone(),
-            format!("{:.1}", h.us),
-            format!("{:.1}", h.bound_us),
-            format!("{:.0}", 100.0 * h.bound_us / h.us),
-        ]);
+        for op in &h.ops {
+            table.add_row([
+                h.n_tokens.to_string(),
+                op.op.clone(),
+                format!("{:.1}", op.us),
+                format!("{:.1}", op.bound_us),
+                format!("{:.0}", 100.0 * op.bound_us / op.us),
+            ]);
+        }
+        if let Some(s) = h.model_s {
+            let rate = format!("the whole model at these shares: {:.1} tok/s", h.n_tokens as f64 / s);
+            table.add_row([h.n_tokens.to_string(), rate, String::new(), String::new(), String::new()]);
+        }
     }
     table
 }

@@ -76,8 +76,12 @@ fn kernels_are_timed_and_held_against_the_roofline() {
     std::fs::write(&path, times.to_string()).expect("written");
     let path = path.to_str().expect("a UTF-8 path");
     let held = aimo(["roofline", "--like", "gpt-oss-20b", "--measured", path, "--json"]).json();
-    let rows = held["measured"].as_array().expect("a list");
-    assert!(rows.len() > 10 && rows.iter().any(|r| r["op"] == "experts → X"), "{held}");
+    let passes = held["measured"].as_array().expect("a list");
+    assert_eq!(passes.len(), 2, "{held}");
+    for pass in passes {
+        assert!(pass["ops"].as_array().expect("a list").iter().any(|r| r["op"] == "experts → X"), "{held}");
+        assert!(pass["model_tokens_per_s"].as_f64().is_some_and(|x| x > 0.0), "every op was measured: {held}");
+    }
     // One line of a table for each kernel that is left.
     let args = [
         "kernels",

@@ -5,6 +5,7 @@
 
 use engine::backend::TensorView;
 use engine::backend::vulkan::kernels::Rows;
+use engine::backend::vulkan::kernels::quantize::QuantizedRows;
 use engine::backend::vulkan::{DeviceKind, DeviceOptions, Gpu, MemoryUse, Region, VulkanError, Weight, devices};
 use engine::gguf::GgmlType;
 use engine::model::Activation;
@@ -155,6 +156,57 @@ impl Matrix {
             assert!(row[self.width..].iter().all(|&v| v == 0.0), "padding was written: {:?}", &row[self.width..]);
         }
         values
+    }
+}
+
+/// `[n_rows, width]` in bytes on the device.
+pub struct Bytes {
+    pub region: Region,
+    pub n_rows: usize,
+    pub width: usize,
+}
+
+/// One block of 32 of [`Bytes`].
+pub struct Block {
+    pub d: f32,
+    pub q: Vec<i8>,
+    pub sums: [i16; 2],
+}
+
+impl Bytes {
+    pub fn new(gpu: &mut Gpu, n_rows: usize, width: usize) -> Bytes {
+        let bytes = QuantizedRows::bytes_of(n_rows, width);
+        let mut region = gpu.allocate(MemoryUse::Device, bytes, "a test matrix in bytes").expect("memory");
+        region.write().fill(0xA5);
+        Bytes { region, n_rows, width }
+    }
+
+    pub fn rows(&self) -> QuantizedRows<'_> {
+        QuantizedRows { region: &self.region, n_rows: self.n_rows, width: self.width }
+    }
+
+    /// The blocks of each row, those of a last half pair too.
+    pub fn blocks(&self) -> Vec<Vec<Block>> {
+        let n_blocks = self.width.div_ceil(64) * 2;
+        let row = |r: usize| {
+            let (quants, scales) = self.region.read()[r * n_blocks * 40..][..n_blocks * 40].split_at(n_blocks * 32);
+            let block = |(q, s): (&[u8], &[u8])| Block {
+                d: f32::from_le_bytes(s[..4].try_into().expect("four bytes")),
+                q: q.iter().map(|&b| b as i8).collect(),
+                sums: [4, 6].map(|at| i16::from_le_bytes([s[at], s[at + 1]])),
+            };
+            quants.chunks_exact(32).zip(scales.chunks_exact(8)).map(block).collect()
+        };
+        (0..self.n_rows).map(row).collect()
+    }
+
+    /// What the rows stand for, `[n_rows, width]`.
+    pub fn decoded(&self) -> Vec<f32> {
+        let rows = self.blocks();
+        let values = |row: &[Block]| -> Vec<f32> {
+            row.iter().flat_map(|b| b.q.iter().map(|&q| b.d * f32::from(q)).collect::<Vec<_>>()).collect()
+        };
+        rows.iter().flat_map(|row| values(row)[..self.width].to_vec()).collect()
     }
 }
 

@@ -57,7 +57,7 @@ pub fn time(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failur
         "{} ({})\nmeasured peaks: {:.1} GB/s read, {:.1} GB/s copied, {:.3} TFLOPS in f32\n{}",
         info.name, info.driver, peaks.read_gb_per_s, peaks.copy_gb_per_s, peaks.f32_tflops, model.name
     )?;
-    for (batch, measured) in batches.iter().zip(&passes) {
+    for (batch, measured) in batches.iter().zip(&passes).filter(|(_, measured)| !measured.ops.is_empty()) {
         writeln!(out, "\n{}{}\n{}", batch_text(*batch), depth_text(measured), table(measured, &peaks))?;
     }
     Ok(())

@@ -4,8 +4,9 @@
 //! Codes are unsigned bytes and activations signed ones, as `vpmaddubsw` wants them; what a type subtracts from its
 //! codes comes back through the sums of the activations. No pair overflows 16 bits: 2 · 63 · 127 < 2¹⁵.
 
-use super::activation::{GroupRef, QuantizedRows};
+use super::activation::QuantizedRows;
 use super::group::{SmallGroup, SuperGroup};
+use super::group_sums::GroupSums;
 use super::rows::{RowBlock, each_row};
 use super::small::{Maddubs, dot_small_type, unpack_small_type};
 use crate::gguf::GgmlType;
@@ -145,60 +146,6 @@ pub(super) fn sum_ps(v: __m256) -> f32 {
     _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
 }
 
-/// The sum of each of four vectors.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn sums_of_four(v: [__m256i; 4]) -> __m128i {
-    let halves = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
-    _mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves))
-}
-
-/// The sum of each of eight vectors.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn sums_of_eight(v: [__m256i; 8]) -> __m256i {
-    let first = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
-    let last = _mm256_hadd_epi32(_mm256_hadd_epi32(v[4], v[5]), _mm256_hadd_epi32(v[6], v[7]));
-    let (low, high) = (_mm256_permute2x128_si256::<0x20>(first, last), _mm256_permute2x128_si256::<0x31>(first, last));
-    _mm256_add_epi32(low, high)
-}
-
-/// Adds a K-quant group's products with up to four tokens to their sums: `sum += (d · Σproducts − dmin · Σmins) · scale`,
-/// in the roundings of the panel kernels, so that a token gets the same bits from both.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn add_super<const N: usize>(
-    sums: &mut __m128,
-    products: [__m256i; N],
-    mins: [__m256i; N],
-    (d, dmin): (f32, f32),
-    x: [GroupRef<'_>; N],
-) {
-    let zero = _mm256_setzero_si256();
-    let of = |v: &[__m256i; N], i: usize| v.get(i).copied().unwrap_or(zero);
-    let (p, m) = if N <= 2 {
-        let both = sums_of_four([of(&products, 0), of(&products, 1), of(&mins, 0), of(&mins, 1)]);
-        (both, _mm_unpackhi_epi64(both, both))
-    } else {
-        (sums_of_four(std::array::from_fn(|i| of(&products, i))), sums_of_four(std::array::from_fn(|i| of(&mins, i))))
-    };
-    let scale = |i: usize| x.get(i).map_or(0.0, |x| x.scale[0]);
-    let scales = if N == 1 { _mm_set_ss(scale(0)) } else { _mm_setr_ps(scale(0), scale(1), scale(2), scale(3)) };
-    let below = _mm_mul_ps(_mm_set1_ps(dmin), _mm_cvtepi32_ps(m));
-    let value = _mm_fmsub_ps(_mm_set1_ps(d), _mm_cvtepi32_ps(p), below);
-    *sums = _mm_fmadd_ps(value, scales, *sums);
-}
-
-/// The first `N` numbers of `v`.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn first_of<const N: usize>(v: __m128) -> [f32; N] {
-    let mut out = [0.0; 4];
-    // SAFETY: the array is 16 writable bytes; the store needs no alignment.
-    unsafe { _mm_storeu_ps(out.as_mut_ptr(), v) };
-    std::array::from_fn(|i| out[i])
-}
-
 /// How far ahead of their use weights are fetched, in bytes. The hardware's own prefetching stops at each page.
 const PREFETCH_BYTES: usize = 2048;
 
@@ -270,7 +217,7 @@ impl SuperBlock for Q5K {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn dot_super<B: SuperBlock, const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N] {
-    let mut sums = _mm_setzero_ps();
+    let mut sums = GroupSums::<N>::new();
     for (g, block) in row.chunks_exact(B::BYTES).enumerate() {
         prefetch_behind(block, B::BYTES);
         let scales_mins = k_scales_mins(block);
@@ -300,9 +247,9 @@ fn dot_super<B: SuperBlock, const N: usize>(row: &[u8], x: &QuantizedRows, t0: u
         for t in 0..N {
             mins[t] = _mm256_madd_epi16(min, load256(bytemuck::cast_slice(xs[t].sum16), 0));
         }
-        add_super(&mut sums, products, mins, (f16_to_f32(block, 0), f16_to_f32(block, 2)), xs);
+        sums.add(products, mins, (f16_to_f32(block, 0), f16_to_f32(block, 2)), xs);
     }
-    first_of(sums)
+    sums.finish()
 }
 
 /// Even-numbered scales to the low half, odd ones to the high half: after widening, each lane holds its own.
@@ -446,7 +393,7 @@ impl SixteenBlock for Q6K {
 pub(super) fn dot_sixteens<B: SixteenBlock, const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N] {
     // Hidden from the compiler, which would turn one shuffle by a known mask into several.
     let masks = std::hint::black_box(&BROADCAST_I16);
-    let mut sums = _mm_setzero_ps();
+    let mut sums = GroupSums::<N>::new();
     for (g, block) in row.chunks_exact(B::BYTES).enumerate() {
         prefetch_behind(block, B::BYTES);
         let d = f16_to_f32(block, B::D_AT);
@@ -481,9 +428,9 @@ pub(super) fn dot_sixteens<B: SixteenBlock, const N: usize>(row: &[u8], x: &Quan
             Some(log2) => d * (1 << log2) as f32,
             None => f16_to_f32(block, B::D_AT + 2),
         };
-        add_super(&mut sums, products, offsets, (d, dmin), xs);
+        sums.add(products, offsets, (d, dmin), xs);
     }
-    first_of(sums)
+    sums.finish()
 }
 
 #[inline]

@@ -4,7 +4,8 @@
 
 use super::activation::{GroupRef, QuantizedRows};
 use super::avx2::{Q2K, Q3K, Q4K, Q5K, SuperBlock, dot_sixteens};
-use super::avx2::{add_super, f16_to_f32, first_of, k_scales_mins, load128, load256, prefetch_behind};
+use super::avx2::{f16_to_f32, k_scales_mins, load128, load256, prefetch_behind};
+use super::group_sums::GroupSums;
 use super::panel::{STEPS, SmallPanel, SuperPanel};
 use super::rows::{RowBlock, each_row};
 use super::small::{Dpbusd, dot_small_type};
@@ -63,7 +64,7 @@ fn factors_once(x: GroupRef<'_>) -> __m512i {
 fn dot_super<B: SuperBlock, const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N] {
     // Lanes 0–7 take the scale of the first sub-block of a pair, lanes 8–15 that of the second.
     let first_or_second = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-    let mut sums = _mm_setzero_ps();
+    let mut sums = GroupSums::<N>::new();
     for (g, block) in row.chunks_exact(B::BYTES).enumerate() {
         prefetch_behind(block, B::BYTES);
         let (d, dmin) = (f16_to_f32(block, 0), f16_to_f32(block, 2));
@@ -92,9 +93,9 @@ fn dot_super<B: SuperBlock, const N: usize>(row: &[u8], x: &QuantizedRows, t0: u
             halves[t] = fold(products[t]);
             mins[t] = _mm256_madd_epi16(min, load256(bytemuck::cast_slice(xs[t].sum16), 0));
         }
-        add_super(&mut sums, halves, mins, (d, dmin), xs);
+        sums.add(halves, mins, (d, dmin), xs);
     }
-    first_of(sums)
+    sums.finish()
 }
 
 /// The upper half added to the lower one.
@@ -108,7 +109,7 @@ fn fold(v: __m512i) -> __m256i {
 fn dot_q6_k<const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N] {
     let (low, top) = (_mm512_set1_epi8(15), _mm512_set1_epi8(0x30));
     let quarter = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-    let mut sums = _mm_setzero_ps();
+    let mut sums = GroupSums::<N>::new();
     for (g, block) in row.chunks_exact(210).enumerate() {
         prefetch_behind(block, 210);
         let d = f16_to_f32(block, 208);
@@ -151,9 +152,9 @@ fn dot_q6_k<const N: usize>(row: &[u8], x: &QuantizedRows, t0: usize) -> [f32; N
             mins[t] = _mm256_madd_epi16(in_order, load256(bytemuck::cast_slice(xs[t].sum16), 0));
         }
         // The codes are 32 too large.
-        add_super(&mut sums, halves, mins, (d, 32.0 * d), xs);
+        sums.add(halves, mins, (d, 32.0 * d), xs);
     }
-    first_of(sums)
+    sums.finish()
 }
 
 #[inline]

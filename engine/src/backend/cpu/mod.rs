@@ -12,6 +12,8 @@ mod avx2;
 mod avx512;
 mod float;
 mod group;
+#[cfg(target_arch = "x86_64")]
+mod group_sums;
 mod kv;
 mod moe;
 mod output;

@@ -3,8 +3,9 @@
 //! their instructions; everything here is inlined into them, and unsafe for that reason alone.
 
 use super::activation::QuantizedRows;
-use super::avx2::{load_i8, load_ps, load128, load256, prefetch_behind, store_ps, store256, sum_ps, sums_of_eight};
+use super::avx2::{load_i8, load_ps, load128, load256, prefetch_behind, store_ps, store256, sum_ps};
 use super::group::{MXFP4_CODES, SmallGroup};
+use super::group_sums::sums_of_eight;
 use crate::gguf::GgmlType;
 use crate::quant::{IQ4_VALUES, iq4_xs_scale};
 use std::arch::x86_64::*;

@@ -13,7 +13,7 @@ use super::error::VulkanError;
 use super::instance::DeviceInfo;
 use super::kernels::linear::Method;
 use super::kernels::{
-    attention, embed, gated, gather, kv_store, linear, moe_sum, place_heads, probe, rms_norm, rope, route,
+    attention, embed, gated, gather, kv_store, linear, moe_sum, place_heads, probe, quantize, rms_norm, rope, route,
     scale_by_sigmoid, swiglu,
 };
 use super::pipelines::{Compiled, Pipelines, Variant};
@@ -52,17 +52,14 @@ impl Inspector {
     /// Every variant that the backend uses on this device.
     pub fn variants(&self) -> Vec<Variant> {
         let t = &self.tuning;
-        let mut all: Vec<Variant> = WeightType::ALL.iter().flat_map(|&ty| linear::variants(t, ty, N_BATCH)).collect();
-        all.extend(WeightType::ALL.iter().map(|&ty| embed::variant(t, ty)));
-        let methods = Method::all(N_BATCH, |n| Method::of_experts(t, n, EXPERTS[0].0, EXPERTS[0].1));
-        for ty in WeightType::ALL {
-            // gpt-oss's activation with the type of its experts.
-            let activation = if ty == WeightType::MXFP4 { Activation::SwigluOai } else { Activation::Swiglu };
-            all.extend(linear::expert_variants(t, ty, &methods));
-            all.extend(gated::variants(t, ty, activation, &methods, true));
+        let mut all = products(t);
+        // What `--exact` uses in their place.
+        for variant in products(&t.exact()) {
+            if !all.contains(&variant) {
+                all.push(variant);
+            }
         }
-        let dense = Method::all(N_BATCH, |n| Method::of(t, n));
-        all.extend(WeightType::ALL.iter().flat_map(|&ty| gated::variants(t, ty, Activation::Swiglu, &dense, false)));
+        all.extend(WeightType::ALL.iter().map(|&ty| embed::variant(t, ty)));
         let moe = |(n_expert, n_expert_used)| MoeConfig {
             n_expert,
             n_expert_used,
@@ -74,6 +71,7 @@ impl Inspector {
         all.extend(EXPERTS.map(|e| route::variant(t, &moe(e))));
         all.extend([Activation::Swiglu, Activation::SwigluOai].map(|a| swiglu::variant(t, a)));
         all.extend([moe_sum::variant(t), scale_by_sigmoid::variant(t)]);
+        all.extend([quantize::variant(t), rms_norm::quantized::variant(t)]);
         for ty in KvType::ALL {
             let types = KvOptions { k: ty, v: ty };
             for (head_dim, group) in HEADS {
@@ -87,7 +85,9 @@ impl Inspector {
         all.extend([RopeLayout::Interleaved, RopeLayout::Neox].map(|layout| rope::variant(t, layout)));
         all.extend([rms_norm::variant(t), gather::variant(t)]);
         all.extend(probe::variants());
-        debug_assert!(Kernel::all().all(|k| all.iter().any(|v| v.kernel == k)), "every kernel is used");
+        let used = |k: Kernel| all.iter().any(|v| v.kernel == k);
+        let in_integers = |k: Kernel| matches!(k, Kernel::DotMatvec(_) | Kernel::DotGatedMatvec(_));
+        debug_assert!(Kernel::all().all(|k| used(k) || in_integers(k) && !self.info.fast_dot), "every kernel is used");
         all
     }
 
@@ -106,6 +106,21 @@ impl Inspector {
     pub fn texts(&mut self, variant: &Variant) -> Result<Vec<(String, String)>, VulkanError> {
         Ok(self.pipelines.compiled(variant)?.unwrap_or_default().texts)
     }
+}
+
+/// The variants of products of every type.
+fn products(t: &Tuning) -> Vec<Variant> {
+    let mut all: Vec<Variant> = WeightType::ALL.iter().flat_map(|&ty| linear::variants(t, ty, N_BATCH)).collect();
+    let methods = Method::all(N_BATCH, |n| Method::of_experts(t, n, EXPERTS[0].0, EXPERTS[0].1));
+    for ty in WeightType::ALL {
+        // gpt-oss's activation with the type of its experts.
+        let activation = if ty == WeightType::MXFP4 { Activation::SwigluOai } else { Activation::Swiglu };
+        all.extend(linear::expert_variants(t, ty, &methods));
+        all.extend(gated::variants(t, ty, activation, &methods, true));
+    }
+    let dense = Method::all(N_BATCH, |n| Method::of(t, n));
+    all.extend(WeightType::ALL.iter().flat_map(|&ty| gated::variants(t, ty, Activation::Swiglu, &dense, false)));
+    all
 }
 
 /// Environment in which the Vulkan loader finds only RADV and RADV only pretends to have hardware of family `isa`
@@ -213,8 +228,8 @@ fn waves(vgprs: u64, subgroup_size: u64, lds_bytes: u64, workgroup: u64) -> u64 
 /// Weights times columns that an invocation of a matrix–vector kernel works on in a round of its loop.
 fn weights_per_round(variant: &Variant) -> Option<f64> {
     let (ty, n_matrices) = match variant.kernel {
-        Kernel::Matvec(ty) => (ty, 1),
-        Kernel::GatedMatvec(ty) => (ty, 2),
+        Kernel::Matvec(ty) | Kernel::DotMatvec(ty) => (ty, 1),
+        Kernel::GatedMatvec(ty) | Kernel::DotGatedMatvec(ty) => (ty, 2),
         _ => return None,
     };
     let &[_, rows, columns, ..] = &variant.constants[..] else { return None };

@@ -59,6 +59,10 @@ pub struct DeviceInfo {
     pub missing: Vec<String>,
     pub(super) driver_version: u32,
     pub(super) shared_bytes: u32,
+    /// The smallest and the largest subgroup that a kernel may ask for; equal where it can't.
+    pub(super) subgroup_sizes: (u32, u32),
+    /// Whether four products of signed bytes are one instruction.
+    pub(super) fast_dot: bool,
 }
 
 /// What a device is made of.
@@ -230,6 +234,8 @@ impl Instance {
             missing: Vec::new(),
             driver_version: basic.driver_version,
             shared_bytes: limits.max_compute_shared_memory_size,
+            subgroup_sizes: (0, 0),
+            fast_dot: false,
         };
         if basic.api_version < API_VERSION {
             info.missing.push(format!("Vulkan 1.3 (its driver knows {})", version_text(basic.api_version)));
@@ -237,7 +243,9 @@ impl Instance {
         }
         let mut p11 = vk::PhysicalDeviceVulkan11Properties::default();
         let mut p12 = vk::PhysicalDeviceVulkan12Properties::default();
-        let mut properties = vk::PhysicalDeviceProperties2::default().push_next(&mut p11).push_next(&mut p12);
+        let mut p13 = vk::PhysicalDeviceVulkan13Properties::default();
+        let mut properties =
+            vk::PhysicalDeviceProperties2::default().push_next(&mut p11).push_next(&mut p12).push_next(&mut p13);
         let mut f11 = vk::PhysicalDeviceVulkan11Features::default();
         let mut f12 = vk::PhysicalDeviceVulkan12Features::default();
         let mut f13 = vk::PhysicalDeviceVulkan13Features::default();
@@ -266,6 +274,7 @@ impl Instance {
             (f11.storage_buffer16_bit_access != 0, "16-bit storage (storageBuffer16BitAccess)".to_owned()),
             (f13.synchronization2 != 0, "synchronization2".to_owned()),
             (f13.maintenance4 != 0, "maintenance4".to_owned()),
+            (f13.shader_integer_dot_product != 0, "integer dot products (shaderIntegerDotProduct)".to_owned()),
             (arithmetic, "subgroup arithmetic in compute shaders".to_owned()),
             (
                 p11.subgroup_size >= MIN_SUBGROUP_SIZE,
@@ -282,14 +291,22 @@ impl Instance {
             (families.iter().any(|f| f.queue_flags.contains(vk::QueueFlags::COMPUTE)), "a compute queue".to_owned()),
         ];
         info.missing.extend(required.into_iter().filter(|(present, _)| !present).map(|(_, what)| what));
+        info.fast_dot = p13.integer_dot_product4x8_bit_packed_signed_accelerated != 0;
         let optional = [
             (f12.shader_float16 != 0, "float16"),
             (f12.shader_int8 != 0, "int8"),
-            (f13.shader_integer_dot_product != 0, "integer dot product"),
+            (info.fast_dot, "fast integer dot product"),
             (f13.subgroup_size_control != 0, "subgroup size control"),
             (has(ash::khr::cooperative_matrix::NAME), "cooperative matrix"),
         ];
         info.features.extend(optional.into_iter().filter(|(present, _)| *present).map(|(_, what)| what));
+        let can_choose = f13.subgroup_size_control != 0
+            && f13.compute_full_subgroups != 0
+            && p13.required_subgroup_size_stages.contains(vk::ShaderStageFlags::COMPUTE);
+        info.subgroup_sizes = match can_choose {
+            true => (p13.min_subgroup_size, p13.max_subgroup_size),
+            false => (info.subgroup_size, info.subgroup_size),
+        };
         Ok(info)
     }
 }
@@ -373,6 +390,8 @@ mod tests {
             missing: if usable { Vec::new() } else { vec!["something".to_owned()] },
             driver_version: 0,
             shared_bytes: 32 << 10,
+            subgroup_sizes: (32, 32),
+            fast_dot: false,
         }
     }
 

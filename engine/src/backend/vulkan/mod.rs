@@ -2,7 +2,8 @@
 //! for what else it must have). A pass is recorded into one command buffer, submitted once and waited for.
 //!
 //! Refuses devices that lack a feature, models whose shapes the kernels don't handle, and anything that doesn't fit
-//! the device's memory, before the first pass. Products are computed in f32 whatever the weight type.
+//! the device's memory, before the first pass. Products of many tokens are computed in f32 whatever the weight type; those
+//! of a few tokens with quantised weights in integers, where the device is fast at that and `exact` isn't asked for.
 //! Activation rows are padded to a multiple of 8 elements, which stay zero: kernels read whole vec4s.
 
 mod commands;
@@ -41,10 +42,11 @@ use kernels::gated::Gated;
 use kernels::kv_store::{CacheShape, LayerCache, Places};
 use kernels::linear::{Method, Product};
 use kernels::place_heads::Projections;
+use kernels::quantize::QuantizedRows;
 use kernels::rope::Rotation;
 use kernels::route::Routing;
 use kernels::{
-    Rows, attention, embed, gated, gather, kv_store, linear, moe_sum, place_heads, rms_norm, rope, route,
+    Rows, attention, embed, gated, gather, kv_store, linear, moe_sum, place_heads, quantize, rms_norm, rope, route,
     scale_by_sigmoid, swiglu,
 };
 use shaders::WeightType;
@@ -80,6 +82,9 @@ struct ModelState {
     /// One per layer.
     shapes: Vec<CacheShape>,
     acts: [Region; Act::ALL.len()],
+    /// An activation in bytes, for products in integers, and which one it is, if it still is.
+    in_bytes: Region,
+    in_bytes_of: Option<Act>,
     cache: Vec<LayerCache>,
     experts: Option<Experts>,
     /// Results of attention in several splits.
@@ -106,6 +111,8 @@ struct Experts {
     tiles: Region,
     /// Activated product of each pair, `[n_pairs, n_ff_exp]`.
     hidden: Region,
+    /// The same in bytes.
+    hidden_in_bytes: Region,
     /// Weighted output of each pair, `[n_pairs, n_embd]`; before that, where gate and up are computed apart, up.
     output: Region,
 }
@@ -155,6 +162,42 @@ impl Vulkan {
         self.gpu.set_tuning(tuning);
     }
 
+    /// Sizes of workgroups and tiles, and which kernels are used. To be changed before `allocate`.
+    pub fn tuning(&self) -> &Tuning {
+        self.gpu.tuning()
+    }
+
+    /// Uses other sizes and kernels.
+    pub fn set_tuning(&mut self, tuning: Tuning) {
+        assert!(self.model.is_none(), "a tuning is chosen before `allocate`");
+        self.gpu.set_tuning(tuning);
+    }
+
+    /// Whether a product of `x` with weights of type `ty` runs in integers. Then `x` is there in bytes: if no norm has
+    /// left it so, and if the number of tokens is worth the launch, it is made here.
+    fn to_bytes(&mut self, x: Act, ty: WeightType) -> Result<bool, VulkanError> {
+        let (gpu, m) = self.parts();
+        let rows = m.rows(x);
+        if !Method::of(&gpu.tuning, rows.n_rows).can_dot(ty) {
+            return Ok(false);
+        }
+        if m.in_bytes_of == Some(x) {
+            return Ok(true);
+        }
+        if rows.n_rows < gpu.tuning.dot_from[1] {
+            return Ok(false);
+        }
+        quantize::record(gpu, rows, m.bytes(x))?;
+        self.model.as_mut().expect("it was there").in_bytes_of = Some(x);
+        Ok(true)
+    }
+
+    /// What was left of `act` in bytes is no longer what it holds.
+    fn overwrites(&mut self, act: Act) {
+        let m = self.model.as_mut().expect("allocate comes before the first pass");
+        m.in_bytes_of = m.in_bytes_of.filter(|&of| of != act);
+    }
+
     /// The device and the model's state, for one op.
     fn parts(&mut self) -> (&mut Gpu, &ModelState) {
         (&mut self.gpu, self.model.as_ref().expect("allocate comes before the first pass"))
@@ -177,6 +220,12 @@ impl ModelState {
             width: act.width(&self.config, self.layer),
             stride: stride(act, &self.config),
         }
+    }
+
+    /// The same in bytes: what is there, or where it is put.
+    fn bytes(&self, act: Act) -> QuantizedRows<'_> {
+        let Rows { n_rows, width, .. } = self.rows(act);
+        QuantizedRows { region: &self.in_bytes, n_rows, width }
     }
 
     /// Rows of `width` elements, one for each pair of the current pass.
@@ -297,13 +346,15 @@ fn check_shapes(
 fn allocate_experts(gpu: &mut Gpu, config: &Config, moe: &MoeConfig, n_batch: usize) -> Result<Experts, VulkanError> {
     let mut take = |bytes: u64, what: &str| gpu.allocate(MemoryUse::Device, bytes, &format!("the experts' {what}"));
     let [weights, entries, tiles] = route::bytes(n_batch, moe);
-    let row_bytes = |width: usize| (n_batch * moe.n_expert_used * width.next_multiple_of(ROW_ALIGN) * 4) as u64;
+    let n_pairs = n_batch * moe.n_expert_used;
+    let row_bytes = |width: usize| (n_pairs * width.next_multiple_of(ROW_ALIGN) * 4) as u64;
     Ok(Experts {
         config: *moe,
         weights: take(weights, "weights")?,
         entries: take(entries, "tokens")?,
         tiles: take(tiles, "tiles")?,
         hidden: take(row_bytes(moe.n_ff_exp), "activations")?,
+        hidden_in_bytes: take(QuantizedRows::bytes_of(n_pairs, moe.n_ff_exp), "activations in bytes")?,
         output: take(row_bytes(moe.n_ff_exp.max(config.n_embd)), "outputs")?,
     })
 }
@@ -351,6 +402,9 @@ impl Backend for Vulkan {
         } else {
             gpu.allocate(MemoryUse::Readback, logits.bytes, "the logits' way back")?
         };
+        let widest = Act::ALL.iter().filter(|&&act| act != Act::Logits).map(|act| act.max_width(config)).max();
+        let bytes = QuantizedRows::bytes_of(limits.n_batch, widest.unwrap_or(0));
+        let in_bytes = gpu.allocate(MemoryUse::Device, bytes, "activations in bytes")?;
         let mut cache = Vec::with_capacity(config.n_layer());
         for (il, shape) in shapes.iter().enumerate() {
             let mut half =
@@ -399,6 +453,9 @@ impl Backend for Vulkan {
         for ty in WeightType::ALL.into_iter().filter(|t| self.gate_types.contains(&(*t as usize))) {
             variants.extend(gated::variants(&gpu.tuning, ty, Activation::Swiglu, &methods, false));
         }
+        if gpu.tuning.dot_from[0] < usize::MAX {
+            variants.extend([quantize::variant(&gpu.tuning), rms_norm::quantized::variant(&gpu.tuning)]);
+        }
         variants.push(place_heads::variant(&gpu.tuning, config.head_dim, rope.layout, kv.options));
         if let Some(moe) = &config.moe {
             let method = |n| Method::of_experts(&gpu.tuning, n, moe.n_expert, moe.n_expert_used);
@@ -418,6 +475,8 @@ impl Backend for Vulkan {
             kv: kv.clone(),
             shapes,
             acts,
+            in_bytes,
+            in_bytes_of: None,
             cache,
             experts,
             partials,
@@ -435,7 +494,9 @@ impl Backend for Vulkan {
     fn begin(&mut self, batch: &[BatchToken], kv: &KvPages) -> Result<(), Error> {
         // First, so that nothing of a pass that was given up still reads the inputs.
         self.gpu.begin()?;
-        self.model.as_mut().expect("allocate comes before the first pass").write_inputs(batch, kv);
+        let m = self.model.as_mut().expect("allocate comes before the first pass");
+        m.in_bytes_of = None;
+        m.write_inputs(batch, kv);
         Ok(())
     }
 
@@ -455,8 +516,20 @@ impl Backend for Vulkan {
         if m.rows(x).n_rows == 0 {
             return Ok(());
         }
-        assert_eq!(weight.cols, m.rows(x).width, "width of {}", weight.name);
-        Ok(rms_norm::record(gpu, m.rows(x), weight, m.config.rms_eps, m.rows(dst))?)
+        let (rows, eps) = (m.rows(dst), m.config.rms_eps);
+        assert_eq!(weight.cols, rows.width, "width of {}", weight.name);
+        let is_of_few = |method| matches!(method, Method::Matvec { .. });
+        // Each expert gets a few of a batch's tokens only.
+        let is_for_few = is_of_few(Method::of(&gpu.tuning, rows.n_rows))
+            || m.experts.is_some() && is_of_few(m.routing(&gpu.tuning).method);
+        if is_for_few && rows.n_rows >= gpu.tuning.dot_from[0] {
+            rms_norm::quantized::record(gpu, m.rows(x), weight, eps, rows, m.bytes(dst))?;
+            self.model.as_mut().expect("it was there").in_bytes_of = Some(dst);
+            return Ok(());
+        }
+        rms_norm::record(gpu, m.rows(x), weight, eps, rows)?;
+        self.overwrites(dst);
+        Ok(())
     }
 
     fn head_norm(&mut self, x: Act, weight: &Weight) -> Result<(), Error> {
@@ -466,13 +539,16 @@ impl Backend for Vulkan {
     }
 
     fn linear(&mut self, x: Act, products: &[Linear<'_, Weight>]) -> Result<(), Error> {
-        let (gpu, m) = self.parts();
-        if m.rows(x).n_rows == 0 {
+        if self.parts().1.rows(x).n_rows == 0 {
             return Ok(());
         }
         for p in products {
+            let in_integers = self.to_bytes(x, p.weight.ty)?;
+            let (gpu, m) = self.parts();
             let product = Product::new(m.rows(x), p.weight, m.rows(p.out));
-            linear::record(gpu, &Product { bias: p.bias, accumulate: p.accumulate, ..product })?;
+            let quantized = in_integers.then(|| m.bytes(x));
+            linear::record(gpu, &Product { quantized, bias: p.bias, accumulate: p.accumulate, ..product })?;
+            self.overwrites(p.out);
         }
         Ok(())
     }
@@ -491,15 +567,18 @@ impl Backend for Vulkan {
     }
 
     fn gated(&mut self, x: Act, gate: &Weight, up: &Weight) -> Result<(), Error> {
-        let (gpu, m) = self.parts();
         if gate.ty != up.ty {
-            for (weight, out) in [(gate, Act::Gate), (up, Act::Up)] {
-                linear::record(gpu, &Product::new(m.rows(x), weight, m.rows(out)))?;
-            }
-            return Ok(swiglu::record(gpu, m.rows(Act::Gate), m.rows(Act::Up), Activation::Swiglu)?);
+            let product = |weight, out| Linear { weight, bias: None, out, accumulate: false };
+            self.linear(x, &[product(gate, Act::Gate), product(up, Act::Up)])?;
+            return self.swiglu();
         }
+        let in_integers = self.to_bytes(x, gate.ty)?;
+        let (gpu, m) = self.parts();
+        let quantized = in_integers.then(|| m.bytes(x));
         let (x, dst, activation) = (m.rows(x), m.rows(Act::Gate), Activation::Swiglu);
-        Ok(gated::record(gpu, &Gated { x, gate, up, biases: None, activation, dst, routing: None })?)
+        gated::record(gpu, &Gated { x, quantized, gate, up, biases: None, activation, dst, routing: None })?;
+        self.overwrites(Act::Gate);
+        Ok(())
     }
 
     fn kv_store(&mut self) -> Result<(), Error> {
@@ -520,17 +599,23 @@ impl Backend for Vulkan {
             n_splits: attention::n_splits(&gpu.tuning, m.n_tokens, layer.n_head, layer.n_head_kv, most),
             partials: &m.partials,
         };
-        Ok(attention::record(gpu, q, &m.places(), m.shapes[m.layer], &m.cache[m.layer], dst, &view)?)
+        attention::record(gpu, q, &m.places(), m.shapes[m.layer], &m.cache[m.layer], dst, &view)?;
+        self.overwrites(Act::Attn);
+        Ok(())
     }
 
     fn swiglu(&mut self) -> Result<(), Error> {
         let (gpu, m) = self.parts();
-        Ok(swiglu::record(gpu, m.rows(Act::Gate), m.rows(Act::Up), Activation::Swiglu)?)
+        swiglu::record(gpu, m.rows(Act::Gate), m.rows(Act::Up), Activation::Swiglu)?;
+        self.overwrites(Act::Gate);
+        Ok(())
     }
 
     fn scale_by_sigmoid(&mut self, x: Act, gate: Act) -> Result<(), Error> {
         let (gpu, m) = self.parts();
-        Ok(scale_by_sigmoid::record(gpu, m.rows(x), m.rows(gate))?)
+        scale_by_sigmoid::record(gpu, m.rows(x), m.rows(gate))?;
+        self.overwrites(x);
+        Ok(())
     }
 
     fn route(&mut self) -> Result<(), Error> {
@@ -541,28 +626,37 @@ impl Backend for Vulkan {
     }
 
     fn experts(&mut self, x: Act, experts: &ExpertWeights<Weight>) -> Result<(), Error> {
+        // The norm has left `x` in bytes if products run in integers.
         let (gpu, m) = self.parts();
         let routing = &m.routing(&gpu.tuning);
         let e = m.experts.as_ref().expect("a mixture of experts");
         let (hidden, up) = (m.pairs(&e.hidden, e.config.n_ff_exp), m.pairs(&e.output, e.config.n_ff_exp));
         let activation = e.config.activation;
+        let quantized = (m.in_bytes_of == Some(x)).then(|| m.bytes(x));
         let [gate_bias, up_bias] = [&experts.gate_bias, &experts.up_bias].map(Option::as_ref);
+        let (n_tokens, x) = (routing.n_tokens, m.rows(x));
         if experts.gate.ty == experts.up.ty {
             let biases = gate_bias.zip(up_bias).map(|(gate, up)| [gate, up]);
             let (gate, up) = (&experts.gate, &experts.up);
             let routing = Some(routing);
-            gated::record(gpu, &Gated { x: m.rows(x), gate, up, biases, activation, dst: hidden, routing })?;
+            gated::record(gpu, &Gated { x, quantized, gate, up, biases, activation, dst: hidden, routing })?;
         } else {
             for (weight, bias, dst) in [(&experts.gate, gate_bias, hidden), (&experts.up, up_bias, up)] {
-                let product = Product::new(m.rows(x), weight, dst);
-                linear::record(gpu, &Product { bias, routing: Some(routing), ..product })?;
+                let product = Product::new(x, weight, dst);
+                linear::record(gpu, &Product { quantized, bias, routing: Some(routing), ..product })?;
             }
             swiglu::record(gpu, hidden, up, activation)?;
         }
-        let (bias, n_tokens) = (experts.down_bias.as_ref(), routing.n_tokens);
+        let in_integers = n_tokens >= gpu.tuning.dot_from[1] && routing.method.can_dot(experts.down.ty);
+        let (n_rows, width) = (hidden.n_rows, hidden.width);
+        let quantized = in_integers.then_some(QuantizedRows { region: &e.hidden_in_bytes, n_rows, width });
+        if let Some(quantized) = quantized {
+            quantize::record(gpu, hidden, quantized)?;
+        }
+        let (bias, routing) = (experts.down_bias.as_ref(), Some(routing));
         let output = if n_tokens == 1 { m.rows(Act::X) } else { m.pairs(&e.output, m.config.n_embd) };
-        let down =
-            Product { bias, routing: Some(routing), weighted: true, ..Product::new(hidden, &experts.down, output) };
+        let down = Product::new(hidden, &experts.down, output);
+        let down = Product { quantized, bias, routing, weighted: true, ..down };
         if n_tokens == 1 {
             return Ok(linear::record(gpu, &Product { accumulate: true, ..down })?);
         }
@@ -575,7 +669,9 @@ impl Backend for Vulkan {
         if m.n_outputs == 0 {
             return Ok(());
         }
-        Ok(gather::record(gpu, m.rows(Act::X), &m.inputs.output_rows, m.rows(Act::Out))?)
+        gather::record(gpu, m.rows(Act::X), &m.inputs.output_rows, m.rows(Act::Out))?;
+        self.overwrites(Act::Out);
+        Ok(())
     }
 
     fn finish(&mut self) -> Result<&[f32], Error> {

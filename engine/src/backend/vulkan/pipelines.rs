@@ -28,6 +28,19 @@ pub struct Variant {
     pub constants: Vec<u32>,
 }
 
+impl Variant {
+    /// The size that the kernel's subgroups must have; `None` where any will do.
+    fn subgroup_size(&self) -> Option<u32> {
+        match self.kernel {
+            // A workgroup is one subgroup.
+            Kernel::Matvec(_) | Kernel::GatedMatvec(_) | Kernel::DotMatvec(_) | Kernel::DotGatedMatvec(_) => {
+                self.constants.first().copied()
+            }
+            _ => None,
+        }
+    }
+}
+
 /// A compiled variant; a plain handle, valid while its [`Pipelines`] lives.
 #[derive(Clone, Copy)]
 pub(super) struct Pipeline {
@@ -168,11 +181,18 @@ impl Pipelines {
             .collect();
         let constants =
             vk::SpecializationInfo::default().map_entries(&entries).data(bytemuck::cast_slice(&variant.constants));
-        let stage = vk::PipelineShaderStageCreateInfo::default()
+        let mut stage = vk::PipelineShaderStageCreateInfo::default()
             .stage(vk::ShaderStageFlags::COMPUTE)
             .module(module)
             .name(c"main")
             .specialization_info(&constants);
+        let mut subgroup = vk::PipelineShaderStageRequiredSubgroupSizeCreateInfo::default();
+        let (smallest, largest) = self.device.info.subgroup_sizes;
+        let can_have = |size: &u32| smallest < largest && (smallest..=largest).contains(size) && size.is_power_of_two();
+        if let Some(size) = variant.subgroup_size().filter(can_have) {
+            subgroup = subgroup.required_subgroup_size(size);
+            stage = stage.flags(vk::PipelineShaderStageCreateFlags::REQUIRE_FULL_SUBGROUPS).push_next(&mut subgroup);
+        }
         let flags = if self.device.executable_properties.is_some() {
             vk::PipelineCreateFlags::CAPTURE_STATISTICS_KHR
                 | vk::PipelineCreateFlags::CAPTURE_INTERNAL_REPRESENTATIONS_KHR

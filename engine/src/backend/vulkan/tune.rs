@@ -76,7 +76,10 @@ fn by_kind(info: &DeviceInfo, gpu: &[u32], cpu: &[u32]) -> Vec<Value> {
 }
 
 /// Columns that the matrix–vector kernels can be compiled for.
-static COLUMNS: [&[u32]; 4] = [&[1, 2, 4, 8], &[1, 4], &[1, 4, 8], &[1, 2, 3, 4, 5, 6, 7, 8]];
+static COLUMNS: [&[u32]; 5] = [&[1, 2, 4, 8, 16], &[1, 2, 4, 8], &[1, 4], &[1, 4, 8], &[1, 2, 3, 4, 5, 6, 7, 8, 16]];
+
+/// Numbers of tokens from which on products run in integers; the largest is none.
+const DOT_FROM: [[u32; 2]; 4] = [[1, 2], [1, 1], [2, 2], [u32::MAX, u32::MAX]];
 
 /// Tiles that fit the device: rows and tokens of a workgroup, then of an invocation.
 fn tiles(info: &DeviceInfo) -> Vec<Value> {
@@ -103,7 +106,7 @@ fn tile_value(t: MatmulTile) -> Value {
 }
 
 /// Every size that can be measured, in the order in which they are.
-pub static KNOBS: [Knob; 15] = [
+pub static KNOBS: [Knob; 18] = [
     Knob {
         name: "matvec",
         what: "invocations per workgroup of matrix–vector products",
@@ -122,7 +125,7 @@ pub static KNOBS: [Knob; 15] = [
     },
     Knob {
         name: "matvec_rows.narrow",
-        what: "rows per workgroup of products of one or two columns",
+        what: "rows per workgroup of products of one or two columns in f32",
         kernels: &["matvec"],
         columns: &[1, 2],
         prompts: &[],
@@ -132,13 +135,43 @@ pub static KNOBS: [Knob; 15] = [
     },
     Knob {
         name: "matvec_rows.wide",
-        what: "rows per workgroup of products of more columns",
+        what: "rows per workgroup of products of more columns in f32",
         kernels: &["matvec"],
         columns: &[4, 8],
         prompts: &[],
         candidates: |_| numbers(&[1, 2, 4]),
         get: |t| vec![t.matvec_rows[1]],
         set: |t, v| t.matvec_rows[1] = v[0],
+    },
+    Knob {
+        name: "dot_from",
+        what: "tokens from which on products run in integers, after a norm and elsewhere",
+        kernels: &["matvec", "norm", "quantize"],
+        columns: &[1, 2, 4],
+        prompts: &[],
+        candidates: |_| DOT_FROM.map(|v| v.to_vec()).to_vec(),
+        get: |t| t.dot_from.map(|n| u32::try_from(n).unwrap_or(u32::MAX)).to_vec(),
+        set: |t, v| t.dot_from = [v[0], v[1]].map(|n| if n == u32::MAX { usize::MAX } else { n as usize }),
+    },
+    Knob {
+        name: "dot_rows.narrow",
+        what: "rows per workgroup of products of one or two columns in integers",
+        kernels: &["matvec"],
+        columns: &[1, 2],
+        prompts: &[],
+        candidates: |_| numbers(&[1, 2, 4, 8]),
+        get: |t| vec![t.dot_rows[0]],
+        set: |t, v| t.dot_rows[0] = v[0],
+    },
+    Knob {
+        name: "dot_rows.wide",
+        what: "rows per workgroup of products of more columns in integers",
+        kernels: &["matvec"],
+        columns: &[4, 8, 16],
+        prompts: &[],
+        candidates: |_| numbers(&[1, 2, 4]),
+        get: |t| vec![t.dot_rows[1]],
+        set: |t, v| t.dot_rows[1] = v[0],
     },
     Knob {
         name: "matvec_columns",

@@ -60,8 +60,13 @@ pub struct Tuning {
     pub route: u32,
     /// Invocations per workgroup of matrix–vector products.
     pub matvec: u32,
-    /// Rows per workgroup of matrix–vector products of one or two columns, and of more.
+    /// Rows per workgroup of matrix–vector products of one or two columns, and of more, in f32.
     pub matvec_rows: [u32; 2],
+    /// The same of those in integers.
+    pub dot_rows: [u32; 2],
+    /// Least number of tokens whose products with quantised weights run in integers: where a norm leaves their
+    /// activations in bytes anyway, and where that takes a kernel of its own. `usize::MAX`: none.
+    pub dot_from: [usize; 2],
     /// Numbers of columns that the matrix–vector kernel is compiled for, ascending; a number of tokens in between
     /// takes the next larger one.
     pub matvec_columns: &'static [u32],
@@ -92,6 +97,8 @@ impl Tuning {
             route: 64,
             matvec: 32,
             matvec_rows: [4, 2],
+            dot_rows: [2, 4],
+            dot_from: [1, 2],
             matvec_columns: &[1, 2, 4, 8],
             matmul_from: 33,
             matmul: tile,
@@ -103,17 +110,45 @@ impl Tuning {
 }
 
 impl Tuning {
-    /// Rows per workgroup of a matrix–vector product of so many columns.
-    pub(super) fn rows_for(&self, columns: u32) -> u32 {
-        self.matvec_rows[usize::from(columns > 2)]
+    /// Rows per workgroup of a matrix–vector product of so many columns, in integers or f32.
+    pub(super) fn rows_for(&self, columns: u32, dot: bool) -> u32 {
+        let rows = if dot { self.dot_rows } else { self.matvec_rows };
+        rows[usize::from(columns > 2)]
     }
 
-    /// The sizes for `info`. A matrix–vector workgroup is one subgroup: its sums need no shared memory.
+    /// The same with activations in f32 in every product.
+    pub fn exact(self) -> Tuning {
+        Tuning { dot_from: [usize::MAX; 2], ..self }
+    }
+
+    /// The same with products of a few tokens in integers, also where the device has no instruction for them.
+    pub fn in_integers(self) -> Tuning {
+        Tuning { dot_from: [1, 2], ..self }
+    }
+
+    /// The sizes for `info`.
+    ///
+    /// A matrix–vector workgroup is one subgroup, of 32 where a kernel may choose (gfx1151 has 32 and 64). Of gfx1151's
+    /// two, 32 leaves fewer lanes idle: a row has a unit of 32 weights for each, and gpt-oss's rows of 2,880 are 90 units
+    /// (94 % of three rounds of 32, 70 % of two of 64), Qwen3-30B's experts' of 768 are 24 (75 % and 37 %). Code for 32 has
+    /// 12 waves per SIMD or more (f32: 6 or 7 with 64, since each lane holds two rows' decoded weights), and a third
+    /// fewer instructions per weight at 8 columns, where registers are enough for 4 rows in integers. The exception are 16
+    /// columns of 4 rows in integers: 10 waves for K-quants and IQ4. With 2 rows they would be 12 or more, with all loads
+    /// of x twice per weight; 10 waves of 32 lanes with 64 bytes each are 1.6 MB under way on 80 SIMDs, a bus of 256 GB/s
+    /// with 1 µs of latency needs 0.26 MB.
+    ///
+    /// No batch up to 32 is slower in all than a smaller one, as long as the bus is the bound: up to 16 tokens a weight is
+    /// read once; of 17 to 32, two neighbouring workgroups read it, the second from the cache, and both skip the columns
+    /// that are not there. On gfx1151 a SIMD has time for 17 (Q4_K) or 18 (MXFP4) instructions per weight at 215 GB/s; in
+    /// integers 16 columns take 14 and 13, 17 about 17 and 18, 32 take 28 and 26, so that from 17 on the time per token
+    /// still falls, to 81 and 72 % of what it is at 16. A tile of 32 columns would keep 128 sums per lane, or 2 rows and
+    /// twice the loads of x. In f32 8 columns take 18 to 20: there the time grows with the tokens from 9 on.
     pub fn of(info: &DeviceInfo) -> Tuning {
         let tile = MatmulTile { block_rows: 64, block_tokens: 64, thread_rows: 8, thread_tokens: 4 };
         let small_tile = MatmulTile { block_rows: 32, block_tokens: 32, thread_rows: 4, thread_tokens: 2 };
         let experts = MatmulTile { block_rows: 64, block_tokens: 32, thread_rows: 4, thread_tokens: 4 };
         let fitting = |tile: MatmulTile| if tile.shared_bytes() <= info.shared_bytes { tile } else { small_tile };
+        let (smallest, largest) = info.subgroup_sizes;
         let general = Tuning {
             elementwise: 128,
             norm: 256,
@@ -123,9 +158,11 @@ impl Tuning {
             attention_split: 256,
             place_heads: 32,
             route: 256,
-            matvec: info.subgroup_size.clamp(32, 64),
+            matvec: if (smallest..=largest).contains(&32) { 32 } else { info.subgroup_size.clamp(32, 64) },
             matvec_rows: [2, 2],
-            matvec_columns: &[1, 2, 4, 8],
+            dot_rows: [2, 4],
+            dot_from: if info.fast_dot { [1, 2] } else { [usize::MAX; 2] },
+            matvec_columns: &[1, 2, 4, 8, 16],
             matmul_from: 33,
             matmul: fitting(tile),
             experts_matmul_from: 16,
@@ -148,6 +185,8 @@ impl Tuning {
             route: 64,
             matvec: info.subgroup_size,
             matvec_rows: [8, 4],
+            dot_rows: [4, 4],
+            dot_from: general.dot_from,
             matvec_columns: &[1, 4],
             matmul_from: 48,
             matmul: MatmulTile { thread_tokens: 8, ..general.matmul },

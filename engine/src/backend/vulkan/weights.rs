@@ -246,9 +246,22 @@ impl Layout {
             GgmlType::Q3_K => split(self.ty, data, [(0, quants), (96, high), (108, scales)]),
             GgmlType::Q6_K => split(self.ty, data, [(0, quants), (208, scales)]),
             GgmlType::IQ4_XS => split(self.ty, data, [(8, quants), (0, high)]),
-            GgmlType::MXFP4 => split(self.ty, data, [(1, quants), (0, scales)]),
+            GgmlType::MXFP4 => {
+                split(self.ty, data, [(0, scales)]);
+                for (block, out) in data.chunks_exact(self.ty.block_bytes()).zip(quants.chunks_exact_mut(16)) {
+                    let codes = u128::from_le_bytes(block[1..].try_into().expect("16 bytes of codes"));
+                    out.copy_from_slice(&without_negative_zeros(codes).to_le_bytes());
+                }
+            }
         }
     }
+}
+
+/// 32 FP4 codes with plain zeros for negative ones, as kernels that negate four bytes at a time need them.
+fn without_negative_zeros(codes: u128) -> u128 {
+    const LOWEST: u128 = u128::MAX / 0xF;
+    let is_zero = !(codes | codes >> 1 | codes >> 2) & LOWEST;
+    codes & !(is_zero << 3)
 }
 
 /// Copies the parts of every block, each from its offset in the block, to where the parts of that kind follow each
@@ -272,7 +285,11 @@ mod tests {
         for ty in GgmlType::ALL {
             let (rows, cols) = (3, 512);
             let layout = Layout::new(ty, weight_type(ty), cols);
-            let data: Vec<u8> = (0..rows * layout.file_row).map(|i| (i * 31 % 251) as u8).collect();
+            let mut data: Vec<u8> = (0..rows * layout.file_row).map(|i| (i * 31 % 251) as u8).collect();
+            if ty == GgmlType::MXFP4 {
+                // No negative zeros, which are not kept.
+                data.iter_mut().for_each(|b| *b = *b & 0x77 | 0x11);
+            }
             let [mut q, mut h, mut s] = layout.rows().map(|n| vec![0; rows * n]);
             layout.repack(&data, &mut q, &mut h, &mut s);
             assert_eq!(q.len() + h.len() + s.len(), data.len(), "{ty}: the same number of bytes");
@@ -288,6 +305,17 @@ mod tests {
                 })
                 .collect();
             assert_eq!(again, data, "{ty}");
+        }
+    }
+
+    #[test]
+    fn negative_zeros_become_zeros_and_other_codes_stay() {
+        for code in 0..16u128 {
+            let want = if code == 8 { 0 } else { code };
+            for at in [0, 4, 60, 124] {
+                let others = !(0xF << at) & u128::MAX / 0xF;
+                assert_eq!(without_negative_zeros(others | code << at), others | want << at, "{code} at bit {at}");
+            }
         }
     }
 

@@ -1,10 +1,11 @@
 //! `dst = act(x · gateᵀ (+ bias), x · upᵀ (+ bias))`: both products of a feed-forward layer and its activation, by
-//! `f32_anyw_gated_matvec.comp` for a few tokens and `f32_anyw_gated_matmul.comp` for many. With a routing, of each
-//! pair's expert.
+//! `f32_anyw_gated_matvec.comp` for a few tokens (`q8_anyw_gated_matvec.comp` where their activations are there in
+//! bytes) and `f32_anyw_gated_matmul.comp` for many. With a routing, of each pair's expert.
 
 use shaders::{Kernel, WeightType};
 
-use super::linear::{HAS_BIAS, Method, check_bias, check_padded, routing_addresses};
+use super::linear::{HAS_BIAS, Input, Method, check_bias, check_padded, routing_addresses, with_dot};
+use super::quantize::QuantizedRows;
 use super::route::Routing;
 use super::swiglu::activation_code;
 use super::{Rows, push_constants};
@@ -42,6 +43,8 @@ push_constants! {
 pub struct Gated<'a> {
     /// `[n_tokens, k]`.
     pub x: Rows<'a>,
+    /// The same in bytes, for products in integers.
+    pub quantized: Option<QuantizedRows<'a>>,
     /// `[rows, k]`; with a routing `[n_expert * rows, k]`.
     pub gate: &'a Weight,
     /// As `gate`, of the same type.
@@ -64,17 +67,25 @@ pub fn variants(
     methods: &[Method],
     grouped: bool,
 ) -> Vec<Variant> {
-    methods.iter().map(|&m| variant(tuning, ty, activation, m, grouped)).collect()
+    with_dot(tuning, ty, methods).map(|(m, dot)| variant(tuning, ty, activation, m, grouped, dot)).collect()
 }
 
-fn variant(tuning: &Tuning, ty: WeightType, activation: Activation, method: Method, grouped: bool) -> Variant {
+fn variant(
+    tuning: &Tuning,
+    ty: WeightType,
+    activation: Activation,
+    method: Method,
+    grouped: bool,
+    dot: bool,
+) -> Variant {
     let code = activation_code(activation);
     match method {
         Method::Matvec { columns } => {
             // Two matrices: half the rows of each keep as many sums.
-            let rows = (tuning.rows_for(columns) / 2).max(1);
+            let rows = (tuning.rows_for(columns, dot) / 2).max(1);
             let constants = vec![tuning.matvec, rows, columns, u32::from(grouped), code];
-            Variant { kernel: Kernel::GatedMatvec(ty), constants }
+            let kernel = if dot { Kernel::DotGatedMatvec(ty) } else { Kernel::GatedMatvec(ty) };
+            Variant { kernel, constants }
         }
         Method::Matmul { tile } => {
             let mut constants = tile.halved().constants().to_vec();
@@ -95,7 +106,7 @@ pub fn record(gpu: &mut Gpu, gated: &Gated<'_>) -> Result<(), VulkanError> {
 
 /// Records the products with the kernel of `method`.
 pub fn record_with(gpu: &mut Gpu, gated: &Gated<'_>, method: Method) -> Result<(), VulkanError> {
-    let Gated { x, gate, up, biases, activation, dst, routing } = gated;
+    let Gated { x, quantized, gate, up, biases, activation, dst, routing } = gated;
     x.check("x");
     dst.check("dst");
     let (n_matrices, n_used) = routing.map_or((1, 1), |r| (r.n_expert, r.n_used));
@@ -106,12 +117,14 @@ pub fn record_with(gpu: &mut Gpu, gated: &Gated<'_>, method: Method) -> Result<(
     }
     assert_eq!(x.n_rows * n_used, dst.n_rows, "tokens of x and dst");
     biases.iter().flatten().for_each(|b| check_bias(Some(b), n_matrices, dst.width));
-    let variant = variant(&gpu.tuning, gate.ty, *activation, method, routing.is_some());
+    let quantized = quantized.filter(|_| method.can_dot(gate.ty));
+    let variant = variant(&gpu.tuning, gate.ty, *activation, method, routing.is_some(), quantized.is_some());
     // The second constant is the number of rows in both kernels.
     let groups = method.grid(gpu, dst.width, variant.constants[1], x.n_rows, *routing);
     let pipeline = gpu.pipelines.get(&variant)?;
     let mut op = gpu.commands.op();
     let [tiles, entries, _] = routing_addresses(&mut op, *routing, method, dst.n_rows);
+    let input = Input::new(&mut op, *x, quantized);
     let push = Push {
         quants: gate.quants,
         high: gate.high,
@@ -119,7 +132,7 @@ pub fn record_with(gpu: &mut Gpu, gated: &Gated<'_>, method: Method) -> Result<(
         up_quants: up.quants,
         up_high: up.high,
         up_scales: up.scales,
-        x: op.reads(x.region),
+        x: input.address,
         gate_bias: biases.map_or(ReadAddress::NONE, |b| b[0].quants),
         up_bias: biases.map_or(ReadAddress::NONE, |b| b[1].quants),
         dst: op.writes(dst.region),
@@ -129,14 +142,14 @@ pub fn record_with(gpu: &mut Gpu, gated: &Gated<'_>, method: Method) -> Result<(
         n_units: gate.units_per_row(),
         n_tokens: x.n_rows as u32,
         n_used: n_used as u32,
-        x_stride4: x.stride4("x"),
+        x_stride4: input.stride4,
         dst_stride: dst.stride as u32,
         bias_stride: biases.map_or(0, |b| b[0].stride()),
         flags: if biases.is_some() { HAS_BIAS } else { 0 },
     };
     let n_active = routing.map_or(1, Routing::expected_active);
     let cost = Cost {
-        read_bytes: 2 * (n_active * dst.width) as u64 * gate.row_bytes() + x.bytes(),
+        read_bytes: 2 * (n_active * dst.width) as u64 * gate.row_bytes() + input.bytes,
         written_bytes: dst.bytes(),
         flops: 4 * (dst.n_rows * dst.width * gate.cols) as u64,
     };

@@ -1,9 +1,11 @@
 //! `dst = x · weightᵀ (+ bias) (+ dst)`: for a few tokens by `f32_anyw_matvec.comp`, which reads each weight once for
 //! up to 8 of them, for many by `f32_anyw_matmul.comp`, which keeps tiles of both sides in shared memory. With a
-//! routing, the same kernels multiply each pair of it with its expert's matrix.
+//! routing, the same kernels multiply each pair of it with its expert's matrix. A few tokens whose activations are there
+//! in bytes are multiplied by `q8_anyw_matvec.comp`, if the weights are quantised.
 
 use shaders::{Kernel, WeightType};
 
+use super::quantize::QuantizedRows;
 use super::route::Routing;
 use super::{Rows, flat_grid, push_constants};
 use crate::backend::vulkan::commands::{Op, ReadAddress, WriteAddress};
@@ -42,6 +44,8 @@ pub struct Product<'a> {
     /// `[n_tokens, k]`, with a routing `[n_tokens or n_pairs, k]`; elements from there to the stride are finite (they
     /// meet zero weights).
     pub x: Rows<'a>,
+    /// The same in bytes, for those products that can run in integers.
+    pub quantized: Option<QuantizedRows<'a>>,
     /// `[rows, k]`; with a routing `[n_expert * rows, k]`.
     pub weight: &'a Weight,
     /// `[rows]`; with a routing `[n_expert, rows]`.
@@ -60,7 +64,7 @@ pub struct Product<'a> {
 impl<'a> Product<'a> {
     /// `dst = x · weightᵀ`.
     pub fn new(x: Rows<'a>, weight: &'a Weight, dst: Rows<'a>) -> Product<'a> {
-        Product { x, weight, bias: None, dst, accumulate: false, routing: None, weighted: false }
+        Product { x, quantized: None, weight, bias: None, dst, accumulate: false, routing: None, weighted: false }
     }
 }
 
@@ -104,6 +108,11 @@ impl Method {
         Method::Matvec { columns: *columns.expect("a tuning has a number of columns") }
     }
 
+    /// Whether there is a kernel that takes activations in bytes, for weights of type `ty`.
+    pub fn can_dot(self, ty: WeightType) -> bool {
+        matches!(self, Method::Matvec { .. }) && ty.is_quantised()
+    }
+
     /// Columns of a workgroup.
     pub fn tile_width(self) -> u32 {
         match self {
@@ -131,11 +140,11 @@ impl Method {
         let row_groups = (n_rows as u32).div_ceil(rows_per_group);
         let col_groups = (n_tokens as u32).div_ceil(self.tile_width());
         let groups = match (self, routing) {
-            (Method::Matvec { .. }, None) => {
-                let [x, y, _] = flat_grid(row_groups, gpu.max_groups());
-                [x, y, col_groups]
+            (Method::Matvec { .. }, _) => {
+                let [_, y, z] = gpu.max_groups();
+                let [y, z, _] = flat_grid(row_groups, [y, z, 1]);
+                [routing.map_or(col_groups, |r| r.max_tiles() as u32), y, z]
             }
-            (Method::Matvec { .. }, Some(r)) => [r.max_tiles() as u32, row_groups, 1],
             (Method::Matmul { .. }, None) => [row_groups, col_groups, 1],
             (Method::Matmul { .. }, Some(r)) => [row_groups, r.max_tiles() as u32, 1],
         };
@@ -156,13 +165,30 @@ pub fn record(gpu: &mut Gpu, product: &Product<'_>) -> Result<(), VulkanError> {
 
 /// Every variant that passes of 1 to `n_batch` tokens use for weights of type `ty`.
 pub fn variants(tuning: &Tuning, ty: WeightType, n_batch: usize) -> Vec<Variant> {
-    Method::all(n_batch, |n| Method::of(tuning, n)).into_iter().map(|m| variant(tuning, ty, m, Grouped::No)).collect()
+    let methods = Method::all(n_batch, |n| Method::of(tuning, n));
+    with_dot(tuning, ty, &methods).map(|(m, dot)| variant(tuning, ty, m, Grouped::No, dot)).collect()
+}
+
+/// Each method as it is used with weights of type `ty`: with f32 (`false`), in integers, or either.
+pub(super) fn with_dot(tuning: &Tuning, ty: WeightType, methods: &[Method]) -> impl Iterator<Item = (Method, bool)> {
+    let [from, everywhere_from] = tuning.dot_from;
+    let used = move |&(m, dot): &(Method, bool)| {
+        let Method::Matvec { columns } = m else { return !dot };
+        let smaller = tuning.matvec_columns.iter().rev().find(|&&c| c < columns).map_or(0, |&c| c as usize);
+        match m.can_dot(ty) {
+            true if dot => columns as usize >= from,
+            true => smaller + 1 < everywhere_from,
+            false => !dot,
+        }
+    };
+    methods.iter().flat_map(|&m| [(m, false), (m, true)]).filter(used)
 }
 
 /// The same for the down projections of experts, and that of a single token.
 pub fn expert_variants(tuning: &Tuning, ty: WeightType, methods: &[Method]) -> Vec<Variant> {
-    let single = variant(tuning, ty, SINGLE, Grouped::Token);
-    methods.iter().map(|&m| variant(tuning, ty, m, Grouped::Pairs)).chain([single]).collect()
+    let pairs = with_dot(tuning, ty, methods).map(|(m, dot)| variant(tuning, ty, m, Grouped::Pairs, dot));
+    let single = with_dot(tuning, ty, &[SINGLE]).map(|(m, dot)| variant(tuning, ty, m, Grouped::Token, dot));
+    pairs.chain(single).collect()
 }
 
 /// The method of a single token.
@@ -179,11 +205,12 @@ enum Grouped {
     Token = 2,
 }
 
-fn variant(tuning: &Tuning, ty: WeightType, method: Method, grouped: Grouped) -> Variant {
+fn variant(tuning: &Tuning, ty: WeightType, method: Method, grouped: Grouped, dot: bool) -> Variant {
     match method {
         Method::Matvec { columns } => {
-            let constants = vec![tuning.matvec, tuning.rows_for(columns), columns, grouped as u32];
-            Variant { kernel: Kernel::Matvec(ty), constants }
+            let constants = vec![tuning.matvec, tuning.rows_for(columns, dot), columns, grouped as u32];
+            let kernel = if dot { Kernel::DotMatvec(ty) } else { Kernel::Matvec(ty) };
+            Variant { kernel, constants }
         }
         Method::Matmul { tile } => {
             let mut constants = tile.constants().to_vec();
@@ -195,7 +222,7 @@ fn variant(tuning: &Tuning, ty: WeightType, method: Method, grouped: Grouped) ->
 
 /// Records the product with the kernel of `method`.
 pub fn record_with(gpu: &mut Gpu, product: &Product<'_>, method: Method) -> Result<(), VulkanError> {
-    let Product { x, weight, bias, dst, accumulate, routing, weighted } = product;
+    let Product { x, quantized, weight, bias, dst, accumulate, routing, weighted } = product;
     x.check("x");
     dst.check("dst");
     let n_matrices = routing.map_or(1, |r| r.n_expert);
@@ -218,7 +245,8 @@ pub fn record_with(gpu: &mut Gpu, product: &Product<'_>, method: Method) -> Resu
     }
     check_padded(weight, *x);
     check_bias(*bias, n_matrices, dst.width);
-    let variant = variant(&gpu.tuning, weight.ty, method, grouped);
+    let quantized = quantized.filter(|_| method.can_dot(weight.ty));
+    let variant = variant(&gpu.tuning, weight.ty, method, grouped, quantized.is_some());
     // The second constant is the number of rows in both kernels.
     let rows = variant.constants[1];
     let groups = match grouped {
@@ -229,11 +257,12 @@ pub fn record_with(gpu: &mut Gpu, product: &Product<'_>, method: Method) -> Resu
     let mut op = gpu.commands.op();
     let method = if matches!(grouped, Grouped::Token) { routing.map_or(method, |r| r.method) } else { method };
     let [tiles, entries, factors] = routing_addresses(&mut op, *routing, method, n_pairs);
+    let input = Input::new(&mut op, *x, quantized);
     let push = Push {
         quants: weight.quants,
         high: weight.high,
         scales: weight.scales,
-        x: op.reads(x.region),
+        x: input.address,
         bias: bias.map_or(ReadAddress::NONE, |b| b.quants),
         dst: op.writes(dst.region),
         tiles,
@@ -242,7 +271,7 @@ pub fn record_with(gpu: &mut Gpu, product: &Product<'_>, method: Method) -> Resu
         n_rows: dst.width as u32,
         n_units: weight.units_per_row(),
         n_tokens: x.n_rows as u32,
-        x_stride4: x.stride4("x"),
+        x_stride4: input.stride4,
         dst_stride: dst.stride as u32,
         bias_stride: bias.map_or(0, Weight::stride),
         x_share: x_share as u32,
@@ -252,11 +281,29 @@ pub fn record_with(gpu: &mut Gpu, product: &Product<'_>, method: Method) -> Resu
     };
     let n_active = routing.map_or(1, Routing::expected_active);
     let cost = Cost {
-        read_bytes: (n_active * dst.width) as u64 * weight.row_bytes() + x.bytes(),
+        read_bytes: (n_active * dst.width) as u64 * weight.row_bytes() + input.bytes,
         written_bytes: dst.bytes(),
         flops: 2 * (n_pairs * dst.width * weight.cols) as u64,
     };
     op.dispatch(pipeline, groups, &push, cost)
+}
+
+/// The activations that a product reads: as f32 or in bytes.
+pub(super) struct Input {
+    pub address: ReadAddress,
+    /// From row to row in f32; to the scales in bytes.
+    pub stride4: u32,
+    pub bytes: u64,
+}
+
+impl Input {
+    pub fn new(op: &mut Op<'_>, x: Rows<'_>, quantized: Option<QuantizedRows<'_>>) -> Input {
+        let Some(q) = quantized else {
+            return Input { address: op.reads(x.region), stride4: x.stride4("x"), bytes: x.bytes() };
+        };
+        q.check(x);
+        Input { address: q.read(op), stride4: q.n_pieces(), bytes: q.bytes() }
+    }
 }
 
 /// Checks that a row of `x` is as long as a padded row of the weight.
@@ -291,15 +338,22 @@ mod tests {
     fn the_prepared_variants_are_those_that_passes_ask_for() {
         let tuning = Tuning::for_tests();
         for n_batch in [1, 2, 3, 5, 8, 9, 33, 512] {
-            let prepared = variants(&tuning, WeightType::Q4_K, n_batch);
+            let exact = Tuning { dot_from: [usize::MAX; 2], ..tuning };
+            let prepared = variants(&exact, WeightType::Q4_K, n_batch);
             let mut used = Vec::new();
             for n in 1..=n_batch {
-                let variant = variant(&tuning, WeightType::Q4_K, Method::of(&tuning, n), Grouped::No);
+                let variant = variant(&tuning, WeightType::Q4_K, Method::of(&tuning, n), Grouped::No, false);
                 if !used.contains(&variant) {
                     used.push(variant);
                 }
             }
             assert_eq!(prepared, used, "batches of up to {n_batch}");
+            assert_eq!(variants(&tuning, WeightType::F16, n_batch).len(), used.len(), "f16 has no other");
+            let kernels: Vec<Kernel> = variants(&tuning, WeightType::Q4_K, n_batch).iter().map(|v| v.kernel).collect();
+            // One token with f32 where that saves a launch, all others in integers.
+            let matvecs = used.iter().filter(|v| matches!(v.kernel, Kernel::Matvec(_))).count();
+            assert_eq!(kernels.iter().filter(|k| matches!(k, Kernel::DotMatvec(_))).count(), matvecs);
+            assert_eq!(kernels.iter().filter(|k| matches!(k, Kernel::Matvec(_))).count(), 1);
         }
     }
 

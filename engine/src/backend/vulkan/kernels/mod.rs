@@ -12,6 +12,7 @@ pub mod linear;
 pub mod moe_sum;
 pub mod place_heads;
 pub mod probe;
+pub mod quantize;
 pub mod rms_norm;
 pub mod rope;
 pub mod route;
@@ -118,8 +119,10 @@ mod tests {
         for kernel in Kernel::all() {
             let mut members: Vec<Member> = match kernel {
                 Kernel::Embed(_) => embed::Push::members(),
-                Kernel::Matvec(_) | Kernel::Matmul(_) => linear::Push::members(),
-                Kernel::GatedMatvec(_) | Kernel::GatedMatmul(_) => gated::Push::members(),
+                Kernel::Matvec(_) | Kernel::Matmul(_) | Kernel::DotMatvec(_) => linear::Push::members(),
+                Kernel::GatedMatvec(_) | Kernel::GatedMatmul(_) | Kernel::DotGatedMatvec(_) => gated::Push::members(),
+                Kernel::Quantize => quantize::Push::members(),
+                Kernel::RmsNormQuantize => rms_norm::quantized::Push::members(),
                 Kernel::RmsNorm => rms_norm::Push::members(),
                 Kernel::Rope => rope::Push::members(),
                 Kernel::KvStore => kv_store::Push::members(),

@@ -1,7 +1,9 @@
-//! RMS norm of each group of `weight.cols` elements of a row (`f32_rms_norm.comp`).
+//! RMS norm of each group of `weight.cols` elements of a row (`f32_rms_norm.comp`), and that of whole rows which leaves
+//! them in bytes too (`f32_rms_norm_quantize.comp`).
 
 use shaders::Kernel;
 
+use super::quantize::QuantizedRows;
 use super::{Rows, push_constants};
 use crate::backend::vulkan::commands::{ReadAddress, WriteAddress};
 use crate::backend::vulkan::{Cost, Gpu, Tuning, Variant, VulkanError, Weight};
@@ -45,4 +47,59 @@ pub fn record(gpu: &mut Gpu, x: Rows<'_>, weight: &Weight, eps: f32, dst: Rows<'
     };
     let cost = Cost { read_bytes: x.bytes(), written_bytes: x.bytes(), flops: x.bytes() };
     op.dispatch(pipeline, [(x.width / weight.cols) as u32, x.n_rows as u32, 1], &push, cost)
+}
+
+/// The norm of a few tokens, whose products run in integers.
+pub mod quantized {
+    use super::*;
+
+    push_constants! {
+        struct Push {
+            x: ReadAddress,
+            weight: ReadAddress,
+            dst: WriteAddress,
+            quantized: WriteAddress,
+            width: u32,
+            stride4: u32,
+            n_pieces: u32,
+            eps: f32,
+        }
+    }
+
+    /// The variant in use.
+    pub fn variant(tuning: &Tuning) -> Variant {
+        Variant { kernel: Kernel::RmsNormQuantize, constants: vec![tuning.norm] }
+    }
+
+    /// Records `dst = rms_norm(x) · weight`, and the same in bytes in `quantized`; `x` and `dst` have one shape and may
+    /// be one buffer.
+    pub fn record(
+        gpu: &mut Gpu,
+        x: Rows<'_>,
+        weight: &Weight,
+        eps: f32,
+        dst: Rows<'_>,
+        quantized: QuantizedRows<'_>,
+    ) -> Result<(), VulkanError> {
+        x.check("x");
+        dst.check("dst");
+        quantized.check(dst);
+        assert_eq!((x.n_rows, x.width, x.stride), (dst.n_rows, dst.width, dst.stride), "shapes of x and dst");
+        assert_eq!((weight.rows, weight.cols), (1, x.width), "shape of {}", weight.name);
+        assert_eq!(weight.ty, shaders::WeightType::F32, "type of {}", weight.name);
+        let pipeline = gpu.pipelines.get(&variant(&gpu.tuning))?;
+        let mut op = gpu.commands.op();
+        let push = Push {
+            x: op.reads(x.region),
+            weight: weight.quants,
+            dst: op.writes(dst.region),
+            quantized: quantized.written(&mut op),
+            width: x.width as u32,
+            stride4: x.stride4("x"),
+            n_pieces: quantized.n_pieces(),
+            eps,
+        };
+        let cost = Cost { read_bytes: x.bytes(), written_bytes: x.bytes() + quantized.bytes(), flops: 2 * x.bytes() };
+        op.dispatch(pipeline, [x.n_rows as u32, 1, 1], &push, cost)
+    }
 }
