@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use solver::Protocol;
 
 use crate::commands::{
-    bench, devices, generate, info, kernels, logits, perplexity, python, replay, roofline, run, synth, tokenize, tune,
+    bench, devices, eval, generate, info, kernels, logits, perplexity, python, replay, report, roofline, run, synth,
+    tokenize, tune,
 };
 
 /// Solves olympiad-level maths problems with a local language model, offline, in one program.
@@ -51,8 +52,12 @@ pub fn with_long_dashes(args: impl Iterator<Item = OsString>) -> impl Iterator<I
 pub enum Command {
     /// Solve problems: the model thinks, writes Python, sees its output, and answers; attempts vote
     Run(Box<run::Args>),
+    /// Measure a model on a set with answers: pass@k, maj@k, accuracy, cost, over several runs; compare two
+    Eval(Box<eval::Args>),
     /// Show a run again from its journal
     Replay(replay::Args),
+    /// Write a run as one HTML page, or in short as text
+    Report(report::Args),
     /// Continue a text, or answer a message with --chat
     Generate(Box<generate::Args>),
     /// Show what a model is and takes: parameters, bytes per token, memory; also of one that isn't there

@@ -185,7 +185,7 @@ impl Attempt {
             elapsed: Duration::ZERO,
             logprob_sum: 0.0,
             protocol,
-            reader: protocol.reader(false),
+            reader: reader(options, false),
             watcher: BoxWatcher::default(),
             options: options.clone(),
             ends_line: true,
@@ -234,7 +234,7 @@ impl Attempt {
 
     fn given(&mut self, n_tokens: usize, in_thought: bool) {
         self.given_tokens += n_tokens;
-        self.reader = self.protocol.reader(in_thought);
+        self.reader = reader(&self.options, in_thought);
         // A box can't reach across what somebody else wrote.
         self.watcher = BoxWatcher::default();
         self.ends_line = true;
@@ -379,7 +379,7 @@ impl Attempt {
         if self.tokens_left() < MIN_ANSWER_TOKENS.min(self.options.max_tokens) {
             return self.finish(AttemptEnd::TokenBudget);
         }
-        let is_allowed = self.tool_calls < self.options.max_turns;
+        let is_allowed = self.tool_calls < self.options.max_turns && !self.options.no_python;
         let (raw, answer) = match call {
             Ok(code) if is_allowed => {
                 self.tool_calls += 1;
@@ -394,7 +394,7 @@ impl Attempt {
                 if std::mem::replace(&mut self.call_refused, true) {
                     return self.finish(AttemptEnd::TurnBudget);
                 }
-                (raw, prompt::no_more_calls(self.options.max_turns))
+                (raw, prompt::no_more_calls(if self.options.no_python { 0 } else { self.options.max_turns }))
             }
         };
         self.steps.push(Step::NotRun(raw));
@@ -459,6 +459,12 @@ impl Attempt {
         say(&mut said, &mut messages);
         messages
     }
+}
+
+/// Tells thoughts, text and, where there is Python, calls apart.
+fn reader(options: &SolverOptions, in_thought: bool) -> Reader {
+    let protocol = options.protocol;
+    if options.no_python { protocol.plain_reader(in_thought) } else { protocol.reader(in_thought) }
 }
 
 /// What the model is shown of an outcome.

@@ -227,7 +227,7 @@ fn says(piece: &Piece, text: &str) -> bool {
 }
 
 /// The Python tool as templates list it.
-fn tool_schema(description: &str) -> Value {
+pub(crate) fn tool_schema(description: &str) -> Value {
     json!({
         "type": "function",
         "function": {

@@ -142,6 +142,9 @@ pub enum ModelError {
         /// Places there are.
         n_seq: usize,
     },
+    /// From a server.
+    #[error(transparent)]
+    Remote(Box<crate::remote::RemoteError>),
     /// The model stopped working.
     #[error("{0}")]
     Failed(String),

@@ -12,6 +12,7 @@ use crate::clock::budget::BudgetOptions;
 use crate::confidence::PruneOptions;
 use crate::model::Sampling;
 use crate::protocol::Protocol;
+use crate::selection::Select;
 use crate::vote::{Counting, DEFAULT_CAP, StopRule, VoteRule};
 
 /// How a run is carried out.
@@ -30,6 +31,9 @@ pub struct SolverOptions {
     pub default_answer: i64,
     /// Tokens that one attempt may generate (tool output isn't counted). Default 2048.
     pub max_tokens: usize,
+    /// The model is told of no Python, and what it writes is never run. Default off.
+    #[serde(default)]
+    pub no_python: bool,
     /// Python blocks that one attempt may run. Default 6.
     pub max_turns: usize,
     /// Limits of each Python block. Default 6 s, 1 GiB, 64 KiB of output.
@@ -51,6 +55,12 @@ pub struct SolverOptions {
     pub prune: Option<PruneOptions>,
     /// Runs an answer's code again in a fresh session; where it prints the answer, the vote counts twice. Default off.
     pub verify: bool,
+    /// What chooses between answers that differ. Default [`Select::Vote`].
+    #[serde(default)]
+    pub select: Select,
+    /// Judges where the model chooses. Default 4.
+    #[serde(default = "default_select_votes")]
+    pub select_votes: usize,
     /// Time limits. Default none.
     pub budget: BudgetOptions,
 }
@@ -64,6 +74,7 @@ impl Default for SolverOptions {
             answer_range: AnswerRange::default(),
             default_answer: 0,
             max_tokens: 2048,
+            no_python: false,
             max_turns: 6,
             python: Limits::default(),
             output_chars: 2048,
@@ -74,9 +85,15 @@ impl Default for SolverOptions {
             confidence_cap: DEFAULT_CAP,
             prune: None,
             verify: false,
+            select: Select::Vote,
+            select_votes: default_select_votes(),
             budget: BudgetOptions::default(),
         }
     }
+}
+
+fn default_select_votes() -> usize {
+    4
 }
 
 /// Reads a reasoning effort by its name: the engine only writes it.
@@ -116,6 +133,8 @@ impl SolverOptions {
             if found > max { Err(OptionsError::TooLarge { name, found, max }) } else { Ok(()) }
         };
         at_most("attempts", self.attempts, MAX_ATTEMPTS)?;
+        at_least("select-votes", self.select_votes, 1)?;
+        at_most("select-votes", self.select_votes, MAX_ATTEMPTS)?;
         if let StopRule::FirstK(k) = self.stop {
             at_most("first-k", k, self.attempts)?;
         }

@@ -3,7 +3,8 @@
 //!
 //! A set is read and checked whole before any work starts; every refusal names the file, the line, the value found and
 //! what is expected. Whether a file is csv or JSON lines is decided by its first character. Column order is free,
-//! other columns are ignored, and an empty answer means that it isn't known.
+//! other columns are ignored, and an empty answer means that it isn't known. Published sets, with other names and with
+//! answers in words, are `dataset`'s business, which reads their rows here.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::answer::AnswerRange;
+use crate::answer::{AnswerRange, BoxRejected};
 
 /// One problem.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,22 +47,16 @@ impl ProblemSet {
     /// Reads a csv or JSON-lines file. Known answers must lie in `range`.
     pub fn read(path: &Path, range: AnswerRange) -> Result<ProblemSet, ProblemError> {
         let file = path.display().to_string();
-        let read = || {
-            let mut bytes = Vec::new();
-            File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
-            Ok(bytes)
-        };
-        let bytes = read().map_err(|source| ProblemError::Read { file: file.clone(), source })?;
-        if bytes.len() as u64 > MAX_FILE_BYTES {
-            return Err(ProblemError::TooLarge { file, limit_bytes: MAX_FILE_BYTES });
-        }
-        let text = std::str::from_utf8(&bytes).map_err(|e| {
-            let valid = &bytes[..e.valid_up_to()];
-            let line = 1 + valid.iter().filter(|&&b| b == b'\n').count();
-            ProblemError::NotUtf8 { file: file.clone(), line, byte: bytes[e.valid_up_to()] }
-        })?;
-        let problems = parse(&file, text, range)?;
+        let text = read_text(path)?;
+        let rows = rows(&file, &text, &OWN)?;
+        let problems = unique(&file, rows.iter().map(|row| Ok((row.line, check(&file, row, range)?))))?;
         Ok(ProblemSet { name: file, path: Some(path.to_path_buf()), problems })
+    }
+
+    /// The first `limit` problems.
+    pub fn limited(mut self, limit: Option<usize>) -> ProblemSet {
+        self.problems.truncate(limit.unwrap_or(usize::MAX));
+        self
     }
 
     /// One problem without a file.
@@ -78,14 +73,17 @@ impl ProblemSet {
 impl Problem {
     /// A problem from one JSON object; `file` and `line` are for messages.
     pub fn from_json(file: &str, line: u64, json: &str, range: AnswerRange) -> Result<Problem, ProblemError> {
-        check(file, &json_row(file, line, json)?, range)
+        check(file, &json_row(file, line, 1, json, &OWN)?, range)
     }
 }
 
 /// Ten problems of our own making, from a one-liner to a contest problem, with their answers.
 pub fn demo_set() -> ProblemSet {
     let name = "the built-in demo set".to_string();
-    let problems = parse(&name, DEMO, AnswerRange::default()).expect("the built-in problems are tested");
+    let range = AnswerRange::default();
+    let problem = |row: &Row| Ok((row.line, check(&name, row, range)?));
+    let problems = rows(&name, DEMO, &OWN).and_then(|rows| unique(&name, rows.iter().map(problem)));
+    let problems = problems.expect("the built-in problems are tested");
     ProblemSet { name, path: None, problems }
 }
 
@@ -100,12 +98,12 @@ pub enum ProblemError {
     TooLarge { file: String, limit_bytes: u64 },
     #[error("{file}, line {line}: byte 0x{byte:02x} isn't UTF-8; save the file as UTF-8")]
     NotUtf8 { file: String, line: usize, byte: u8 },
-    #[error("{file} is empty; expected a csv with the columns id,problem[,answer] or one JSON object per line")]
-    Empty { file: String },
+    #[error("{file} is empty; expected a csv with the columns {expected} or one JSON object per line")]
+    Empty { file: String, expected: &'static str },
     #[error("{file} has a header but no problems")]
     NoProblems { file: String },
-    #[error("{file} has no column {column:?}; found {}; expected id,problem[,answer]", found.join(","))]
-    MissingColumn { file: String, column: &'static str, found: Vec<String> },
+    #[error("{file} has no column {column:?}; found {}; expected {expected}", found.join(","))]
+    MissingColumn { file: String, column: &'static str, found: Vec<String>, expected: &'static str },
     #[error("{file} has two columns {column:?}")]
     DuplicateColumn { file: String, column: &'static str },
     #[error("{file}, line {line}: {found} fields where the header has {expected}; quote fields that hold commas")]
@@ -130,53 +128,105 @@ pub enum ProblemError {
     AnswerNotInteger { file: String, line: u64, id: String, found: String },
     #[error("{file}, line {line}: answer {found} of problem {id:?} is outside {range} (see --answer-range)")]
     AnswerOutOfRange { file: String, line: u64, id: String, found: i64, range: AnswerRange },
+    #[error("{file}, line {line}: problem {id:?} has no answer to compare with")]
+    NoAnswer { file: String, line: u64, id: String },
+    #[error("{file}, line {line}: the answer of problem {id:?} can't be given: {reason}")]
+    Unanswerable { file: String, line: u64, id: String, reason: BoxRejected },
+    #[error("{file}: none of its {n_problems} problems has an integer answer in {range}")]
+    NoIntegers { file: String, n_problems: usize, range: AnswerRange },
 }
+
+/// How the fields of a row are called; the first name that is there counts. Case doesn't matter.
+pub(crate) struct Names {
+    /// Without one of these, the number of the row is its id, where that is allowed.
+    pub id: &'static [&'static str],
+    pub needs_id: bool,
+    pub problem: &'static [&'static str],
+    pub answer: &'static [&'static str],
+    pub solution: &'static [&'static str],
+    /// For messages.
+    pub expected: &'static str,
+}
+
+const OWN: Names = Names {
+    id: &["id"],
+    needs_id: true,
+    problem: &["problem"],
+    answer: &["answer"],
+    solution: &[],
+    expected: "id,problem[,answer]",
+};
 
 /// A row as it stands in the file.
-struct Row {
-    line: u64,
-    id: String,
-    text: String,
-    answer: String,
+pub(crate) struct Row {
+    pub line: u64,
+    pub id: String,
+    pub text: String,
+    pub answer: String,
+    pub solution: String,
 }
 
-fn parse(file: &str, text: &str, range: AnswerRange) -> Result<Vec<Problem>, ProblemError> {
+/// The text of a problem file.
+pub(crate) fn read_text(path: &Path) -> Result<String, ProblemError> {
+    let file = path.display().to_string();
+    let read = || {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().map_err(|source| ProblemError::Read { file: file.clone(), source })?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(ProblemError::TooLarge { file, limit_bytes: MAX_FILE_BYTES });
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let (bytes, valid_bytes) = (e.as_bytes(), e.utf8_error().valid_up_to());
+        let line = 1 + bytes[..valid_bytes].iter().filter(|&&b| b == b'\n').count();
+        ProblemError::NotUtf8 { file, line, byte: bytes[valid_bytes] }
+    })
+}
+
+/// The rows of a csv or JSON-lines text, at least one.
+pub(crate) fn rows(file: &str, text: &str, names: &Names) -> Result<Vec<Row>, ProblemError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let rows = match text.trim_start().chars().next() {
-        None => return Err(ProblemError::Empty { file: file.to_string() }),
+        None => return Err(ProblemError::Empty { file: file.to_string(), expected: names.expected }),
         Some('[') => return Err(ProblemError::JsonArray { file: file.to_string() }),
-        Some('{') => json_rows(file, text)?,
-        Some(_) => csv_rows(file, text)?,
+        Some('{') => json_rows(file, text, names)?,
+        Some(_) => csv_rows(file, text, names)?,
     };
-    if rows.is_empty() {
-        return Err(ProblemError::NoProblems { file: file.to_string() });
-    }
-    let mut lines = HashMap::new();
-    let mut problems = Vec::with_capacity(rows.len());
-    for row in rows {
-        let problem = check(file, &row, range)?;
-        if let Some(first_line) = lines.insert(problem.id.clone(), row.line) {
-            return Err(ProblemError::DuplicateId {
-                file: file.to_string(),
-                line: row.line,
-                id: problem.id,
-                first_line,
-            });
-        }
-        problems.push(problem);
-    }
-    Ok(problems)
+    if rows.is_empty() { Err(ProblemError::NoProblems { file: file.to_string() }) } else { Ok(rows) }
 }
 
-fn check(file: &str, row: &Row, range: AnswerRange) -> Result<Problem, ProblemError> {
+/// The problems with their lines, unless an id is there twice.
+pub(crate) fn unique(
+    file: &str,
+    problems: impl Iterator<Item = Result<(u64, Problem), ProblemError>>,
+) -> Result<Vec<Problem>, ProblemError> {
+    let mut lines = HashMap::new();
+    let mut all = Vec::new();
+    for problem in problems {
+        let (line, problem) = problem?;
+        if let Some(first_line) = lines.insert(problem.id.clone(), line) {
+            return Err(ProblemError::DuplicateId { file: file.to_string(), line, id: problem.id, first_line });
+        }
+        all.push(problem);
+    }
+    Ok(all)
+}
+
+/// The id and the text of a row, neither empty.
+pub(crate) fn id_and_text(file: &str, row: &Row) -> Result<(String, String), ProblemError> {
     let (file, line, id) = (file.to_string(), row.line, row.id.trim().to_string());
     if id.is_empty() {
         return Err(ProblemError::EmptyId { file, line });
     }
     let text = row.text.trim().to_string();
-    if text.is_empty() {
-        return Err(ProblemError::EmptyProblem { file, line, id });
-    }
+    if text.is_empty() { Err(ProblemError::EmptyProblem { file, line, id }) } else { Ok((id, text)) }
+}
+
+fn check(file: &str, row: &Row, range: AnswerRange) -> Result<Problem, ProblemError> {
+    let (id, text) = id_and_text(file, row)?;
+    let (file, line) = (file.to_string(), row.line);
     let answer = match row.answer.trim() {
         "" => None,
         found => match found.parse::<i64>() {
@@ -190,7 +240,7 @@ fn check(file: &str, row: &Row, range: AnswerRange) -> Result<Problem, ProblemEr
     Ok(Problem { id, text, answer })
 }
 
-fn csv_rows(file: &str, text: &str) -> Result<Vec<Row>, ProblemError> {
+fn csv_rows(file: &str, text: &str, names: &Names) -> Result<Vec<Row>, ProblemError> {
     if let Some(line) = unclosed_quote(text) {
         return Err(ProblemError::UnclosedQuote { file: file.to_string(), line });
     }
@@ -199,31 +249,41 @@ fn csv_rows(file: &str, text: &str) -> Result<Vec<Row>, ProblemError> {
         Ok(header) => header.iter().map(|h| h.trim().to_string()).collect(),
         Err(error) => return Err(csv_error(file, &error)),
     };
-    let column = |column: &'static str| {
-        let mut at = header.iter().enumerate().filter(|(_, h)| h.eq_ignore_ascii_case(column)).map(|(i, _)| i);
-        let first = at.next();
-        if at.next().is_some() {
-            return Err(ProblemError::DuplicateColumn { file: file.to_string(), column });
+    let column = |columns: &[&'static str]| {
+        for &column in columns {
+            let mut at = header.iter().enumerate().filter(|(_, h)| h.eq_ignore_ascii_case(column)).map(|(i, _)| i);
+            let first = at.next();
+            if at.next().is_some() {
+                return Err(ProblemError::DuplicateColumn { file: file.to_string(), column });
+            }
+            if first.is_some() {
+                return Ok(first);
+            }
         }
-        Ok(first)
+        Ok(None)
     };
-    let required = |name| {
-        column(name)?.ok_or_else(|| ProblemError::MissingColumn {
-            file: file.to_string(),
-            column: name,
-            found: header.clone(),
-        })
+    let missing = |columns: &[&'static str]| ProblemError::MissingColumn {
+        file: file.to_string(),
+        column: columns[0],
+        found: header.clone(),
+        expected: names.expected,
     };
-    let (id, problem, answer) = (required("id")?, required("problem")?, column("answer")?);
+    let id = column(names.id)?;
+    if id.is_none() && names.needs_id {
+        return Err(missing(names.id));
+    }
+    let problem = column(names.problem)?.ok_or_else(|| missing(names.problem))?;
+    let (answer, solution) = (column(names.answer)?, column(names.solution)?);
     let mut rows = Vec::new();
     for record in reader.records() {
         let record = record.map_err(|e| csv_error(file, &e))?;
         let field = |i: usize| record.get(i).unwrap_or("").to_string();
         rows.push(Row {
             line: record.position().map_or(0, csv::Position::line),
-            id: field(id),
+            id: id.map_or_else(|| (rows.len() + 1).to_string(), field),
             text: field(problem),
             answer: answer.map(field).unwrap_or_default(),
+            solution: solution.map(field).unwrap_or_default(),
         });
     }
     Ok(rows)
@@ -261,12 +321,13 @@ fn unclosed_quote(text: &str) -> Option<usize> {
     open
 }
 
-fn json_rows(file: &str, text: &str) -> Result<Vec<Row>, ProblemError> {
+fn json_rows(file: &str, text: &str, names: &Names) -> Result<Vec<Row>, ProblemError> {
     let lines = (1..).zip(text.lines()).filter(|(_, json)| !json.trim().is_empty());
-    lines.map(|(line, json)| json_row(file, line, json)).collect()
+    lines.zip(1..).map(|((line, json), number)| json_row(file, line, number, json, names)).collect()
 }
 
-fn json_row(file: &str, line: u64, json: &str) -> Result<Row, ProblemError> {
+/// A row from one JSON object, the `number`-th of its file.
+fn json_row(file: &str, line: u64, number: usize, json: &str, names: &Names) -> Result<Row, ProblemError> {
     let object: serde_json::Map<String, Value> = serde_json::from_str(json).map_err(|e| ProblemError::Json {
         file: file.to_string(),
         line,
@@ -279,19 +340,29 @@ fn json_row(file: &str, line: u64, json: &str) -> Result<Row, ProblemError> {
         found: value.map_or("missing".to_string(), Value::to_string),
         expected,
     };
-    let number = |v: &Value| v.as_number().map(ToString::to_string);
+    let number_text = |v: &Value| v.as_number().map(ToString::to_string);
     let string = |v: &Value| v.as_str().map(str::to_string);
-    let (id, problem, answer) = (object.get("id"), object.get("problem"), object.get("answer"));
+    let get = |fields: &[&str]| {
+        let called = |name: &str| object.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
+        fields.iter().find_map(|name| called(name)).map(|(_, value)| value)
+    };
+    let (id, problem, answer) = (get(names.id), get(names.problem), get(names.answer));
     Ok(Row {
         line,
-        id: id.and_then(|v| string(v).or_else(|| number(v))).ok_or_else(|| wrong("id", id, "a string or a number"))?,
-        text: problem.and_then(string).ok_or_else(|| wrong("problem", problem, "a string"))?,
+        id: match id {
+            None if !names.needs_id => number.to_string(),
+            id => id
+                .and_then(|v| string(v).or_else(|| number_text(v)))
+                .ok_or_else(|| wrong(names.id[0], id, "a string or a number"))?,
+        },
+        text: problem.and_then(string).ok_or_else(|| wrong(names.problem[0], problem, "a string"))?,
         answer: match answer {
             None | Some(Value::Null) => String::new(),
             Some(v) => string(v)
-                .or_else(|| number(v))
-                .ok_or_else(|| wrong("answer", answer, "an integer, a string that holds one, or null"))?,
+                .or_else(|| number_text(v))
+                .ok_or_else(|| wrong(names.answer[0], answer, "an integer, a string that holds one, or null"))?,
         },
+        solution: get(names.solution).and_then(string).unwrap_or_default(),
     })
 }
 

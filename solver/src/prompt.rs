@@ -13,6 +13,10 @@ use crate::protocol::{BadCall, Protocol, TOOL};
 pub fn opening(problem: &str, options: &SolverOptions) -> Vec<Message> {
     let problem = problem.trim();
     match options.protocol {
+        Protocol::Nemotron | Protocol::FirstBlock if options.no_python => {
+            vec![Message::new("user", format!("{problem}\n\n{}", without_tool(options)))]
+        }
+        _ if options.no_python => vec![Message::new("system", without_tool(options)), Message::new("user", problem)],
         Protocol::Fenced => vec![Message::new("system", fenced(options)), Message::new("user", problem)],
         Protocol::OutputFence => vec![Message::new("system", output_fence(options)), Message::new("user", problem)],
         Protocol::Harmony => vec![Message::new("system", with_tool(options)), Message::new("user", problem)],
@@ -125,6 +129,16 @@ program and call again. You have at most {} calls.
     )
 }
 
+fn without_tool(options: &SolverOptions) -> String {
+    let range = options.answer_range;
+    format!(
+        "Solve the maths problem step by step. The answer is one integer from {} to {}. {CHECK} When you are sure, finish \
+with one line: The answer is \\boxed{{integer}}",
+        range.min(),
+        range.max(),
+    )
+}
+
 /// Small models know the form better from an example than from its description in the template.
 const HERMES_EXAMPLE: &str = r#"Example
 User: How many integers from 1 to 100 are multiples of 7?
@@ -177,6 +191,9 @@ pub fn nudge(range: AnswerRange, rejected: Option<&str>) -> String {
 
 /// Output of a call beyond the last one allowed.
 pub fn no_more_calls(max_turns: usize) -> String {
+    if max_turns == 0 {
+        return "[not run: there is no Python here. Give the final integer in \\boxed{} now.]".to_string();
+    }
     format!("[not run: all {max_turns} blocks are used up. Give the final integer in \\boxed{{}} now.]")
 }
 
@@ -208,6 +225,20 @@ mod tests {
                 assert!(text.contains(needed), "{protocol}: {needed} is missing from {text}");
             }
             assert!(!text.contains("Find x. \n"), "{protocol}");
+        }
+    }
+
+    #[test]
+    fn without_python_nothing_is_said_of_it() {
+        for protocol in Protocol::ALL {
+            let options = SolverOptions { protocol, no_python: true, ..SolverOptions::default() };
+            let text: String = opening("Find x.", &options).iter().map(|m| format!("{}\n", m.content)).collect();
+            for needed in ["from 0 to 99999", "modulo", "\\boxed{", "Find x."] {
+                assert!(text.contains(needed), "{protocol}: {needed} is missing from {text}");
+            }
+            for left_out in ["ython", "```", "tool", "block"] {
+                assert!(!text.contains(left_out), "{protocol}: {left_out} in {text}");
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use crate::attempt::{Attempt, AttemptEnd};
 use crate::options::SolverOptions;
 use crate::problem::Problem;
 use crate::rollout::{ProblemStop, Solved};
+use crate::selection::Selection;
 use crate::vote::{Ballot, VoteTable};
 
 /// A whole run.
@@ -76,12 +77,15 @@ impl RunReport {
 pub struct ProblemReport {
     /// Its id.
     pub id: String,
-    /// What the vote chose; none where nobody answered and the default stands.
+    /// What was chosen; none where nobody answered and the default stands.
     pub answer: Option<i64>,
     /// The right answer, where it is known.
     pub expected: Option<i64>,
     /// All votes.
     pub votes: VoteTable,
+    /// What the model chose between answers that differ, where that was asked for.
+    #[serde(default)]
+    pub selection: Option<Selection>,
     /// Why work on it ended.
     pub stop: ProblemStop,
     /// Wall-clock time.
@@ -94,9 +98,10 @@ impl ProblemReport {
     pub(crate) fn new(problem: &Problem, solved: &Solved) -> ProblemReport {
         ProblemReport {
             id: problem.id.clone(),
-            answer: solved.votes.winner(),
+            answer: solved.selection.as_ref().map(|s| s.answer).or(solved.votes.winner()),
             expected: problem.answer,
             votes: solved.votes.clone(),
+            selection: solved.selection.clone(),
             stop: solved.stop,
             elapsed_s: solved.elapsed.as_secs_f64(),
             attempts: solved.attempts.iter().map(AttemptReport::new).collect(),
@@ -131,6 +136,7 @@ impl ProblemReport {
             answer: None,
             expected: problem.answer,
             votes: VoteTable::default(),
+            selection: None,
             stop: ProblemStop::NotReached,
             elapsed_s: 0.0,
             attempts: Vec::new(),
@@ -142,9 +148,10 @@ impl ProblemReport {
         self.expected.map(|expected| self.answer == Some(expected))
     }
 
-    /// Tokens written by its attempts.
+    /// Tokens written by its attempts, and by judges between them.
     pub fn generated_tokens(&self) -> usize {
-        self.attempts.iter().map(|a| a.generated_tokens).sum()
+        let judged = self.selection.iter().flat_map(|s| &s.judgements).map(|j| j.generated_tokens);
+        self.attempts.iter().map(|a| a.generated_tokens).chain(judged).sum()
     }
 
     /// Python blocks that its attempts ran.

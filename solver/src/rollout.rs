@@ -19,6 +19,7 @@ use crate::model::{LanguageModel, Message, ModelError, ModelEvent, Rendered, Sam
 use crate::options::{SolverOptions, attempt_seed};
 use crate::problem::Problem;
 use crate::prompt;
+use crate::selection::{self, Select, Selection};
 use crate::tool::{Interpreter, Workers};
 use crate::verify::Verifier;
 use crate::vote::{Ballot, StopRule, VoteTable};
@@ -45,7 +46,7 @@ pub struct Deadline<'c> {
 }
 
 impl Deadline<'_> {
-    fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.clock.now() >= self.at
     }
 }
@@ -73,6 +74,8 @@ pub struct Solved {
     pub attempts: Vec<Attempt>,
     /// Their votes.
     pub votes: VoteTable,
+    /// What the model chose between answers that differ, where that was asked for.
+    pub selection: Option<Selection>,
     /// Why it ended.
     pub stop: ProblemStop,
     /// Wall-clock time.
@@ -227,8 +230,16 @@ impl<M: LanguageModel> Solver<'_, M> {
                 work.finished(i);
             }
         }
-        let votes = work.votes();
-        Solved { attempts: work.attempts, votes, stop, elapsed: started.elapsed(), fault }
+        let (votes, attempts) = (work.votes(), work.attempts);
+        let (mut selection, mut stop, mut fault) = (None, stop, fault);
+        let may_go_on = !matches!(stop, ProblemStop::Cancelled | ProblemStop::Fault | ProblemStop::TimeUp);
+        if options.select == Select::GenSelect && may_go_on {
+            match selection::select(self.model, options, problem, &attempts, &votes, (deadline, &self.cancel)) {
+                Ok(selected) => selection = selected,
+                Err(error) => (stop, fault) = (ProblemStop::Fault, Some(error)),
+            }
+        }
+        Solved { attempts, votes, selection, stop, elapsed: started.elapsed(), fault }
     }
 }
 

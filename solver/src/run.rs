@@ -27,14 +27,14 @@ use crate::transcript;
 /// Where results go. Nothing is written where a path is missing.
 #[derive(Debug, Default)]
 pub struct Outputs {
-    submission: Option<Submission>,
+    submissions: Vec<Submission>,
     transcripts: Option<PathBuf>,
 }
 
 impl Outputs {
-    /// Checks every output by writing it: the submission with default answers, the (empty) folder of transcripts.
+    /// Checks every output by writing it: the submissions with default answers, the (empty) folder of transcripts.
     pub fn prepare(
-        submission: Option<&Path>,
+        submissions: &[PathBuf],
         transcripts: Option<&Path>,
         problems: &ProblemSet,
         default_answer: i64,
@@ -46,8 +46,9 @@ impl Outputs {
             Ok(folder.to_path_buf())
         });
         let transcripts = transcripts.transpose()?;
-        let submission = submission.map(|path| Submission::create(path, problems, default_answer)).transpose()?;
-        Ok(Outputs { submission, transcripts })
+        let create = |path: &PathBuf| Submission::create(path, problems, default_answer);
+        let submissions = submissions.iter().map(create).collect::<Result<_, _>>()?;
+        Ok(Outputs { submissions, transcripts })
     }
 
     /// The folder that transcripts go to unless another is asked for: `out.csv.transcripts` beside `out.csv`.
@@ -327,8 +328,8 @@ impl<'r, M: LanguageModel> Run<'r, M> {
     /// Ends the run.
     pub fn finish(mut self) -> RunReport {
         // What couldn't be written after its problem gets one more chance.
-        if let (Some(_), Some(submission)) = (&self.unwritten, &self.outputs.submission) {
-            self.unwritten = submission.write().err();
+        if self.unwritten.is_some() {
+            self.unwritten = self.outputs.submissions.iter().find_map(|s| s.write().err());
         }
         let journal = self.recorder.as_mut().and_then(|r| r.finish(&self.end).err()).map(|e| e.to_string());
         RunReport {
@@ -345,13 +346,13 @@ impl<'r, M: LanguageModel> Run<'r, M> {
     /// Writes a problem's answer, then its transcripts: the answer is what must not be lost.
     fn save(&mut self, index: usize, problem: &Problem, attempts: &[Attempt], answer: Option<i64>) {
         let options = self.solver.options;
-        if let Some(submission) = &mut self.outputs.submission {
-            self.unwritten = submission.answer(&problem.id, answer.unwrap_or(options.default_answer)).err();
-            if let Some(error) = &self.unwritten {
-                let message = format!("{error}; it will be tried again");
-                self.warn(message);
-            }
+        let answer = answer.unwrap_or(options.default_answer);
+        let failed: Vec<OutputError> =
+            self.outputs.submissions.iter_mut().filter_map(|s| s.answer(&problem.id, answer).err()).collect();
+        for error in &failed {
+            self.warn(format!("{error}; it will be tried again"));
         }
+        self.unwritten = failed.into_iter().next();
         let Some(folder) = self.outputs.transcripts.clone() else { return };
         let prompt = prompt::opening(&problem.text, options);
         for attempt in attempts {

@@ -1,4 +1,5 @@
-//! The submission: a csv `id,answer` with a row for every problem from the first moment on.
+//! The submission: a table `id,answer` with a row for every problem from the first moment on; parquet where the file's
+//! name ends so, else csv.
 //!
 //! Written whole after every problem: a temporary file in the same folder, synced, renamed over the old one, the
 //! folder synced. Whoever reads it sees the old state or the new one, never a part. Refuses, before any work starts,
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
+use crate::parquet;
 use crate::problem::ProblemSet;
 
 /// A submission file.
@@ -105,16 +107,24 @@ impl Submission {
 
     /// Writes the file as it should be now.
     pub fn write(&self) -> Result<(), OutputError> {
-        let mut bytes = csv::Writer::from_writer(Vec::new());
-        let table = bytes
-            .write_record(["id", "answer"])
-            .and_then(|()| self.rows.iter().try_for_each(|(id, a)| bytes.write_record([id, &a.to_string()])));
-        let written = table.map_err(io::Error::other).and_then(|()| {
-            let bytes = bytes.into_inner().map_err(|e| io::Error::other(e.to_string()))?;
-            write_atomically(&self.path, &bytes)
-        });
+        let table = if is_parquet(&self.path) { parquet::encode(&self.rows) } else { csv_table(&self.rows) };
+        let written = table.and_then(|bytes| write_atomically(&self.path, &bytes));
         written.map_err(|source| OutputError::Write { path: self.path.clone(), source })
     }
+}
+
+/// Whether a file is written as parquet: by the ending of its name.
+pub fn is_parquet(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet"))
+}
+
+fn csv_table(rows: &[(String, i64)]) -> io::Result<Vec<u8>> {
+    let mut table = csv::Writer::from_writer(Vec::new());
+    table.write_record(["id", "answer"])?;
+    for (id, answer) in rows {
+        table.write_record([id, &answer.to_string()])?;
+    }
+    table.into_inner().map_err(|e| io::Error::other(e.to_string()))
 }
 
 /// Replaces a file so that no crash leaves a part of it.
@@ -182,6 +192,17 @@ mod tests {
         submission.answer("e", 5).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "id,answer\na,7\n\"b,\"\"c\"\"\",42\nd,7\ne,5\n");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_name_decides_the_form() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out.Parquet");
+        let mut submission = Submission::create(&path, &problems(&["a"], None), 7).unwrap();
+        submission.answer("b,é", -4).unwrap();
+        let rows = parquet::decode(&fs::read(&path).unwrap());
+        assert_eq!(rows, [("a".to_string(), 7), ("b,é".to_string(), -4)]);
+        assert!(!is_parquet(Path::new("parquet")) && !is_parquet(Path::new("a.parquet/out.csv")));
     }
 
     #[test]

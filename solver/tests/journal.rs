@@ -258,7 +258,7 @@ fn an_interrupted_run_goes_on_and_fills_its_submission() {
         let folder = dir.path().join(format!("run-{after}"));
         let first = fresh(&folder, &options, Some(after));
         let out = dir.path().join("out.csv");
-        let outputs = Outputs::prepare(Some(&out), None, &problems(), 0).unwrap();
+        let outputs = Outputs::prepare(std::slice::from_ref(&out), None, &problems(), 0).unwrap();
         let second = resumed(&folder, &options, outputs);
         assert_eq!(outcome(&second.report), outcome(&whole.report), "interrupted after {after} events");
         assert_eq!(fs::read_to_string(&out).unwrap(), "id,answer\na,1\nb,13\nc,3\n");

@@ -9,7 +9,7 @@ use solver::clock::FakeClock;
 use solver::confidence::PruneOptions;
 use solver::rollout::{Deadline, ProblemStop, Solved, Solver};
 use solver::testing::{FakePython, Script, ScriptedModel};
-use solver::{CancelToken, Problem, SolveEvent, SolverOptions, StopRule};
+use solver::{CancelToken, Problem, Protocol, SolveEvent, SolverOptions, StopRule};
 
 const CALL: &str = "I count.\n```python\nprint(391)\n```\n";
 const ANSWER: &str = "The answer is $\\boxed{391}$. And more text that nobody needs.";
@@ -466,4 +466,17 @@ fn attempts_that_are_less_sure_than_the_first_ones_are_cut_short() {
     let solved = solve_with(&mut model, python(), &lenient);
     assert_eq!(solved.attempts[2].end, Some(AttemptEnd::Pruned));
     assert_eq!(solved.votes.rows[0].attempts, [1, 2, 4]);
+}
+
+#[test]
+fn without_python_blocks_are_text_and_boxes_still_count() {
+    for protocol in [Protocol::Fenced, Protocol::Hermes, Protocol::Nemotron] {
+        let options = SolverOptions { no_python: true, protocol, ..options(1) };
+        let script =
+            Script::new(&["<tool_call>\nprint(1)\n</tool_call> I count.\n```python\nprint(391)\n```\nSo \\boxed{391}"]);
+        let (attempt, text) = attempt(script, &options);
+        assert_eq!((attempt.end, attempt.tool_calls), (answered(391), 0), "{protocol}: {text}");
+        let prompt = text.split("<|assistant|>").next().unwrap();
+        assert!(!prompt.contains("ython"), "{protocol}: {prompt}");
+    }
 }

@@ -28,7 +28,8 @@ impl Set {
 
     fn outputs(&self) -> Outputs {
         let out = self.out();
-        Outputs::prepare(Some(&out), Some(&Outputs::default_transcripts(&out)), &self.problems, 0).unwrap()
+        Outputs::prepare(std::slice::from_ref(&out), Some(&Outputs::default_transcripts(&out)), &self.problems, 0)
+            .unwrap()
     }
 
     fn out(&self) -> std::path::PathBuf {
@@ -248,7 +249,7 @@ fn a_submission_that_cannot_be_written_for_a_while_is_written_in_the_end() {
     let folder = set.dir.path().join("sub");
     fs::create_dir(&folder).unwrap();
     let out = folder.join("out.csv");
-    let outputs = || Outputs::prepare(Some(&out), None, &set.problems, 0).unwrap();
+    let outputs = || Outputs::prepare(std::slice::from_ref(&out), None, &set.problems, 0).unwrap();
     let away = set.dir.path().join("away");
     let python = || Arc::new(FakePython::counting());
     let one = options(1);
@@ -277,11 +278,12 @@ fn a_submission_that_cannot_be_written_for_a_while_is_written_in_the_end() {
 #[test]
 fn outputs_are_checked_before_anything_is_run() {
     let set = Set::new(THREE);
-    let prepare = |out: &Path, transcripts: Option<&Path>| Outputs::prepare(Some(out), transcripts, &set.problems, 0);
+    let prepare =
+        |out: &Path, transcripts: Option<&Path>| Outputs::prepare(&[out.to_path_buf()], transcripts, &set.problems, 0);
     assert!(prepare(set.dir.path(), None).is_err());
     assert!(prepare(&set.dir.path().join("problems.csv"), None).is_err());
     assert!(prepare(&set.dir.path().join("no/out.csv"), None).is_err());
     assert!(prepare(&set.out(), Some(&set.dir.path().join("problems.csv"))).is_err());
     assert!(!set.out().exists(), "nothing is written where something else is refused");
-    assert!(Outputs::prepare(None, None, &set.problems, 0).is_ok());
+    assert!(Outputs::prepare(&[], None, &set.problems, 0).is_ok());
 }

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod devices;
+pub mod eval;
 pub mod generate;
 pub mod info;
 pub mod kernels;
@@ -9,6 +10,7 @@ pub mod logits;
 pub mod perplexity;
 pub mod python;
 pub mod replay;
+pub mod report;
 pub mod roofline;
 pub mod run;
 pub mod synth;

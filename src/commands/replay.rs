@@ -109,6 +109,10 @@ fn show_problem(args: &Args, problem: &ProblemHistory, out: &mut impl Write) -> 
     if let Some(report) = &problem.report {
         let votes: Vec<String> = report.votes.rows.iter().map(|r| format!("{}×{}", r.votes, r.answer)).collect();
         let answer = report.answer.map_or_else(|| "none".to_owned(), |a| a.to_string());
+        for (n, judge) in (1..).zip(report.selection.iter().flat_map(|s| &s.judgements)) {
+            let named = judge.answer.map_or_else(|| "no candidate".to_owned(), |a| a.to_string());
+            writeln!(out, "\n[judge {n}: {named}]\n{}", judge.text.trim())?;
+        }
         writeln!(out, "\nanswer of {}: {answer}  votes: {}", problem.problem.id, votes.join(" "))?;
     }
     Ok(())

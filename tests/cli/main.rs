@@ -3,6 +3,8 @@
 //! Most tests run on a model of random weights that is made here in a second; those on a real model run where
 //! `AIMO_MODELS_DIR` or the cache directory holds it (`cargo xtask test` fetches it) and say so where they skip.
 
+mod contest;
+mod eval;
 mod files;
 mod golden;
 mod kernels;

@@ -146,6 +146,19 @@ fn a_run_can_be_shown_again() {
     for part in ["== p0 ==", "What is 1 + 1?", "#2] ended: token budget", "answer of p1"] {
         assert!(text.contains(part), "no {part:?} in {text}");
     }
+    // As a page, and in short.
+    let page = aimo(["report", &case.path("run")]).ok();
+    assert!(page.starts_with(&case.path("run/report.html")), "{page}");
+    let page = std::fs::read_to_string(case.path("run/report.html")).unwrap();
+    assert!(page.contains("What is 1 + 1?") && page.ends_with("</html>\n"), "{page}");
+    let short = aimo(["report", &case.path("run"), "--text"]).ok();
+    for part in ["#1  │█", "token budget, 24 tokens, 0 blocks", "0 of 2 right"] {
+        assert!(short.contains(part), "no {part:?} in {short}");
+    }
+    aimo(["report", &case.path("run"), "-o", &case.path("run")]).fails_naming(&["it is a folder"]);
+    let journal = case.path("run/journal.jsonl");
+    aimo(["report", &case.path("run"), "-o", &journal]).fails_naming(&["it is the run's journal"]);
+    aimo(["report", &case.path("none")]).fails_naming(&["none"]);
     let one = aimo(["replay", &case.path("run"), "--problem", "p1", "--attempt", "1"]).ok();
     assert!(!one.contains("== p0 ==") && !one.contains("#2]"), "{one}");
     aimo(["replay", &case.path("run"), "--problem", "p9"]).fails_naming(&["p9", "p0, p1"]);

@@ -92,6 +92,23 @@ fn every_id_is_in_the_submission() {
 }
 
 #[test]
+fn the_contests_shape_is_csv_and_parquet() {
+    let case = Case::new();
+    let csv = case.file("test.csv", "id,problem\nb,What is 1 + 1?\na,What is 2 + 2?\n");
+    let limits = ["--attempts", "1", "-n", "4", "--default-answer", "9"];
+    case.run(&[&[csv.as_str(), "--kaggle", "--limit", "2"][..], &limits].concat()).ok();
+    assert_eq!(std::fs::read_to_string(case.path("submission.csv")).unwrap(), "id,answer\nb,9\na,9\n");
+    let parquet = std::fs::read(case.path("submission.parquet")).unwrap();
+    assert!(parquet.starts_with(b"PAR1") && parquet.ends_with(b"PAR1"));
+    // The name decides the form; one of the two, or the twin of the one that is named.
+    case.run(&[&[csv.as_str(), "-o", &case.path("x.parquet")][..], &limits].concat()).ok();
+    assert_eq!(std::fs::read(case.path("x.parquet")).unwrap(), parquet);
+    assert!(!Path::new(&case.path("x.csv")).exists());
+    case.run(&[&[csv.as_str(), "--kaggle", "-o", &case.path("y.parquet")][..], &limits].concat()).ok();
+    assert!(Path::new(&case.path("y.csv")).exists());
+}
+
+#[test]
 fn an_interrupted_run_leaves_a_whole_submission() {
     let case = Case::new();
     let rows: String = (0..200).map(|i| format!("{i},What is {i} + 1?\n")).collect();

@@ -5,9 +5,21 @@ use crate::tools::aimo;
 #[test]
 fn help_lists_every_command() {
     let text = aimo(["--help"]).ok();
-    for command in
-        ["run", "replay", "generate", "info", "tokenize", "logits", "bench", "perplexity", "synth", "devices", "python"]
-    {
+    for command in [
+        "run",
+        "eval",
+        "replay",
+        "report",
+        "generate",
+        "info",
+        "tokenize",
+        "logits",
+        "bench",
+        "perplexity",
+        "synth",
+        "devices",
+        "python",
+    ] {
         assert!(text.lines().any(|l| l.trim_start().starts_with(command)), "{command} is not in {text}");
         assert!(aimo([command, "--help"]).ok().contains("Usage:"), "{command}");
     }

@@ -4,6 +4,7 @@
 //! engine and starts the built program as a process. Every task can be run again: what is already there is kept, and
 //! each task says what it does before it does it.
 
+mod contest;
 mod coopmat;
 mod demo;
 mod golden;
@@ -36,6 +37,8 @@ enum Task {
     Test(test::Args),
     /// Run the tests of the kernels for matrix units, on a software driver that is unpacked into the user's cache
     Coopmat(coopmat::Args),
+    /// Try the contest's notebook cell against a stand-in of the gateway (makes a virtual environment with gRPC)
+    Contest,
     /// Build the Python interpreter of the sandbox for WebAssembly (its result is kept in the repository)
     Guest,
     /// Compute the whole reference logits of the models in the cache (needs python3 with gguf and numpy)
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Task::Demo(args) => demo::run(&root(), &args),
         Task::Test(args) => test::run(&root(), &args),
         Task::Coopmat(args) => coopmat::run(&root(), &args),
+        Task::Contest => contest::run(&root()),
         Task::Guest => guest::build(&root()),
         Task::Golden => golden::run(&root()),
         Task::Models { names } => setup::ensure(&[setup::Need::Pip]).and_then(|()| {

@@ -46,6 +46,12 @@ impl ModelIdentity {
         Ok(ModelIdentity { name, file_bytes, hash: hash.finalize().iter().map(|b| format!("{b:02x}")).collect() })
     }
 
+    /// The identity of a model that servers have under this name.
+    pub fn of_server(name: &str) -> ModelIdentity {
+        let hash = Sha256::digest(name.as_bytes()).iter().map(|b| format!("{b:02x}")).collect();
+        ModelIdentity { name: name.to_string(), file_bytes: 0, hash }
+    }
+
     /// Whether it is the same model, wherever it lies.
     pub fn is_same(&self, other: &ModelIdentity) -> bool {
         (self.file_bytes, &self.hash) == (other.file_bytes, &other.hash)

@@ -6,22 +6,24 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::parser::ValueSource;
-use clap::{CommandFactory, ValueEnum};
+use clap::{CommandFactory, Parser, ValueEnum};
 use engine::chat::harmony::ReasoningEffort;
 use sandbox::Limits;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use solver::clock::budget::BudgetOptions;
 use solver::confidence::PruneOptions;
-use solver::{AnswerRange, ProblemSet, Protocol, Sampling, SolverOptions, StopRule, VoteRule, demo_set};
+use solver::remote::{Api, RemoteSettings};
+use solver::submission::is_parquet;
+use solver::{AnswerRange, ProblemSet, Protocol, Sampling, Select, SolverOptions, StopRule, VoteRule, demo_set};
 
 use crate::args::{
-    Cli, DraftArgs, ModelArgs, SamplingArgs, at_least_one, duration, positive, protocol, reasoning_effort,
+    Cli, Command, DraftArgs, ModelArgs, SamplingArgs, at_least_one, duration, positive, protocol, reasoning_effort,
 };
 use crate::failure::Failure;
 
 /// Stands for a model that wasn't given: only a run that goes on needs none.
-const NO_MODEL: &str = "MODEL";
+pub const NO_MODEL: &str = "MODEL";
 
 /// Arguments of `run`.
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
@@ -37,6 +39,10 @@ pub struct Args {
     /// Ten built-in problems
     #[arg(long)]
     pub demo: bool,
+    /// Only the first N problems
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[serde(default)]
+    pub limit: Option<usize>,
     /// Problems from standard input, one JSON object {"id","problem"} a line, each answered by a line {"id","answer"}
     #[arg(long, conflicts_with = "json")]
     pub stdio: bool,
@@ -55,9 +61,13 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     #[serde(skip)]
     pub run_dir: Option<PathBuf>,
-    /// The answers: csv id,answer with a row for every problem, written anew after each one
+    /// The answers: id,answer with a row for every problem, written anew after each one; csv, or parquet where the name ends so
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// The contest's shape: answers as csv and as parquet, submission.csv and submission.parquet unless -o names one
+    #[arg(long)]
+    #[serde(default)]
+    pub kaggle: bool,
     /// Folder for a transcript of each attempt; with -o the default is OUTPUT.transcripts
     #[arg(long, value_name = "DIR")]
     pub transcripts: Option<PathBuf>,
@@ -69,6 +79,10 @@ pub struct Args {
     #[command(flatten)]
     #[serde(flatten)]
     pub model: ModelArgs,
+    /// A model behind servers.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub remote: RemoteArgs,
     /// How problems are worked on.
     #[command(flatten)]
     #[serde(flatten)]
@@ -113,6 +127,10 @@ pub struct SolvingArgs {
     /// Most tokens that an attempt writes
     #[arg(short = 'n', long, visible_alias = "predict", value_name = "N", default_value_t = 2048, value_parser = at_least_one)]
     pub max_tokens: usize,
+    /// Nothing is run, and the model is told of no Python
+    #[arg(long)]
+    #[serde(default)]
+    pub no_python: bool,
     /// Most Python blocks that an attempt runs
     #[arg(long, value_name = "N", default_value_t = 6)]
     pub max_turns: usize,
@@ -137,6 +155,14 @@ pub struct SolvingArgs {
     /// Tokens of the sliding window that confidence is watched in
     #[arg(long, value_name = "N", default_value_t = 2048, value_parser = at_least_one)]
     pub prune_window: usize,
+    /// What chooses between answers that differ
+    #[arg(long, value_enum, default_value_t = Selector::Vote)]
+    #[serde(default)]
+    pub select: Selector,
+    /// Judges that --select genselect asks
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = at_least_one)]
+    #[serde(default = "four")]
+    pub select_votes: usize,
     /// Run the code of an answer again in a fresh session; if it prints the answer, the vote counts twice
     #[arg(long)]
     pub verify: bool,
@@ -166,6 +192,87 @@ pub struct TimeArgs {
     pub time_reserve: Option<Duration>,
 }
 
+fn four() -> usize {
+    4
+}
+
+/// What chooses between answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Selector {
+    /// The vote
+    #[default]
+    Vote,
+    /// The model, shown the end of an attempt for each answer
+    #[value(name = "genselect")]
+    GenSelect,
+}
+
+/// A model behind servers.
+#[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
+#[command(next_help_heading = "Remote model")]
+pub struct RemoteArgs {
+    /// OpenAI-compatible server instead of -m, such as http://localhost:8080/v1; several share the work. Its key is taken
+    /// from the environment variable AIMO_API_KEY
+    #[arg(long, value_name = "URL", conflicts_with = "model")]
+    #[serde(default)]
+    pub endpoint: Vec<String>,
+    /// Model that the servers have under this name; by default their first
+    #[arg(long, value_name = "NAME", requires = "endpoint")]
+    #[serde(default)]
+    pub endpoint_model: Option<String>,
+    /// How servers are talked to; by default completions where they fill in the model's template, else chat
+    #[arg(long, value_enum, requires = "endpoint")]
+    #[serde(default)]
+    pub api: Option<ApiName>,
+    /// Longest silence of a server before the request is made again
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = duration)]
+    #[serde(default = "two_minutes")]
+    pub endpoint_timeout: Duration,
+    /// Tries of a request, with growing pauses, before the run stops
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = at_least_one)]
+    #[serde(default = "eight")]
+    pub endpoint_tries: usize,
+}
+
+fn two_minutes() -> Duration {
+    Duration::from_secs(120)
+}
+
+fn eight() -> usize {
+    8
+}
+
+/// How servers are talked to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ApiName {
+    /// /v1/chat/completions
+    Chat,
+    /// /v1/completions, with the template of llama.cpp's server
+    Completions,
+}
+
+impl RemoteArgs {
+    /// What the solver makes of them.
+    pub fn settings(&self, n_seq: usize, ctx_size: usize) -> RemoteSettings {
+        RemoteSettings {
+            endpoints: self.endpoint.clone(),
+            model: self.endpoint_model.clone(),
+            api: self.api.map(|api| match api {
+                ApiName::Chat => Api::Chat,
+                ApiName::Completions => Api::Completions,
+            }),
+            n_seq,
+            n_ctx: Some(ctx_size).filter(|&n| n > 0),
+            patience: self.endpoint_timeout,
+            max_tries: u32::try_from(self.endpoint_tries).unwrap_or(u32::MAX),
+            key: std::env::var("AIMO_API_KEY").ok().filter(|k| !k.is_empty()),
+            tool: None,
+        }
+    }
+}
+
 /// What decides the vote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -177,7 +284,20 @@ pub enum Vote {
 }
 
 /// Arguments that may change from one process of a run to the next.
-const FREE: [&str; 9] = ["resume", "salvage", "json", "quiet", "output", "transcripts", "threads", "model", "input"];
+const FREE: [&str; 12] = [
+    "resume",
+    "salvage",
+    "json",
+    "quiet",
+    "output",
+    "transcripts",
+    "threads",
+    "model",
+    "input",
+    "endpoint",
+    "endpoint_timeout",
+    "endpoint_tries",
+];
 /// Arguments that say which problems are meant: their contents are compared, not their names.
 const PROBLEMS: [&str; 3] = ["problems", "problem", "demo"];
 
@@ -187,12 +307,13 @@ impl Args {
         let range = self.solving.answer_range;
         match (&self.problems, &self.problem) {
             (Some(path), _) => ProblemSet::read(path, range)
+                .map(|set| set.limited(self.limit))
                 .map_err(|e| Failure::new(e.to_string(), "see `aimo-engine run --help` for the form of problem files")),
             (None, Some(text)) => ProblemSet::single(text).map_err(|e| Failure::Usage(e.to_string())),
             (None, None) if self.stdio => {
                 Ok(ProblemSet { name: "standard input".to_owned(), path: None, problems: Vec::new() })
             }
-            (None, None) if self.demo => Ok(demo_set()),
+            (None, None) if self.demo => Ok(demo_set().limited(self.limit)),
             (None, None) => {
                 let inputs = "PROBLEMS (a file), --problem TEXT, --demo or --stdio";
                 Err(Failure::Usage(format!("no problems are given: give one of {inputs}")))
@@ -200,8 +321,19 @@ impl Args {
         }
     }
 
-    /// Whether a model was given.
+    /// The files that answers go to.
+    pub fn submissions(&self) -> Vec<PathBuf> {
+        let twin = |path: &PathBuf| path.with_extension(if is_parquet(path) { "csv" } else { "parquet" });
+        let twin = self.output.as_ref().filter(|_| self.kaggle).map(twin);
+        self.output.iter().cloned().chain(twin).collect()
+    }
+
+    /// Whether a model was given: a file, or a server.
     pub fn has_model(&self) -> bool {
+        self.has_file() || !self.remote.endpoint.is_empty()
+    }
+
+    fn has_file(&self) -> bool {
         self.model.model != Path::new(NO_MODEL)
     }
 
@@ -217,6 +349,7 @@ impl Args {
             answer_range: s.answer_range,
             default_answer: s.default_answer,
             max_tokens: s.max_tokens,
+            no_python: s.no_python,
             max_turns: s.max_turns,
             python: Limits { time_ms: ms(s.python_timeout), ..defaults.python },
             stop: s.stop,
@@ -231,6 +364,11 @@ impl Args {
                 window_tokens: s.prune_window,
             }),
             verify: s.verify,
+            select: match s.select {
+                Selector::Vote => Select::Vote,
+                Selector::GenSelect => Select::GenSelect,
+            },
+            select_votes: s.select_votes,
             sampling: Sampling {
                 temperature: sampling.temp,
                 top_k: sampling.top_k,
@@ -259,7 +397,9 @@ impl Args {
     pub fn settings(&self) -> Result<Map<String, Value>, Failure> {
         let full = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
         let mut args = self.clone();
-        args.model.model = full(&self.model.model);
+        if self.has_file() {
+            args.model.model = full(&self.model.model);
+        }
         for path in [&mut args.problems, &mut args.output, &mut args.transcripts].into_iter().flatten() {
             *path = full(path);
         }
@@ -306,12 +446,29 @@ impl Args {
         if is_given("model") {
             args.model.model.clone_from(&self.model.model);
         }
+        if is_given("endpoint") {
+            args.remote.endpoint.clone_from(&self.remote.endpoint);
+        }
+        if is_given("endpoint_timeout") {
+            args.remote.endpoint_timeout = self.remote.endpoint_timeout;
+        }
+        if is_given("endpoint_tries") {
+            args.remote.endpoint_tries = self.remote.endpoint_tries;
+        }
         Ok(args)
     }
 
     /// Whether any of these names is an argument that says which problems are meant.
     pub fn names_problems(given: &[String]) -> bool {
         given.iter().any(|g| PROBLEMS.contains(&g.as_str()))
+    }
+}
+
+/// The arguments of `run` as if none had been given.
+pub fn defaults() -> Args {
+    match Cli::parse_from(["aimo-engine", "run"]).command {
+        Command::Run(args) => *args,
+        _ => unreachable!("the command is named"),
     }
 }
 
