@@ -66,13 +66,13 @@ fn q8_0_caches_are_close_to_f64() {
     }
 }
 
-/// Several positions of a sequence in one pass, the wrong ones taken back.
+/// Several positions of a sequence in one pass, each with its logits.
 #[test]
 fn sequences_write_the_same_with_drafts() {
     let model = TinyModel::new(TinySpec::new("qwen3", &FLOATS[1..2]));
-    // Repetitions, which drafts go on with at first, and the model does not.
-    let prompts = [tokens(8, model.n_vocab, 3).repeat(3), tokens(12, model.n_vocab, 4).repeat(2)];
-    let greedy = SamplerParams { temperature: 0.0, ..SamplerParams::default() };
+    let prompts = [tokens(12, model.n_vocab, 3), tokens(25, model.n_vocab, 4)];
+    // The likeliest token leads into repetitions, which drafts find.
+    let sampling = [0.0, 0.5].map(|temperature| SamplerParams { temperature, seed: 3, ..SamplerParams::default() });
     let write = |drafts: DraftOptions| {
         let options = EngineOptions {
             backend: BackendChoice::Vulkan,
@@ -86,7 +86,7 @@ fn sequences_write_the_same_with_drafts() {
         };
         let engine = Engine::load(&model.path, &options, &mut |_, _| {}).expect("a loaded model");
         let mut scheduler = Scheduler::new(engine).with_drafts(drafts);
-        let ids = prompts.each_ref().map(|p| scheduler.start(p, &greedy).expect("a sequence"));
+        let ids = [0, 1].map(|i| scheduler.start(&prompts[i], &sampling[i]).expect("a sequence"));
         let mut written = [Vec::new(), Vec::new()];
         while scheduler.has_work() && written.iter().any(|w: &Vec<u32>| w.len() < 60) {
             for event in scheduler.step().expect("a step") {
@@ -103,7 +103,7 @@ fn sequences_write_the_same_with_drafts() {
     for (alone, drafted) in alone.iter().zip(&drafted) {
         assert_eq!(alone[..n], drafted[..n]);
     }
-    assert!(stats.drafted_tokens > stats.accepted_tokens && stats.accepted_tokens > 0, "{stats:?}");
+    assert!(stats.accepted_tokens > 20, "{stats:?}");
 }
 
 #[test]

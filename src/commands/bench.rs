@@ -323,8 +323,9 @@ fn measure_model(
     }
     let is_vulkan = engine.is_vulkan();
     let mut scheduler = Scheduler::new(engine);
+    // One stream for all tests: an earlier prompt would not be computed again.
+    let mut tokens = RandomTokens::new(scheduler.engine().config().n_vocab);
     for &test in tests.iter().filter(|t| t.is_shared) {
-        let mut tokens = RandomTokens::new(scheduler.engine().config().n_vocab);
         let mut samples_ns = Vec::with_capacity(args.repetitions);
         for repetition in 0..=args.repetitions {
             let ns = first_tokens(&mut scheduler, &mut tokens, test).map_err(failed)?;
