@@ -12,6 +12,7 @@ mod python;
 mod real_model;
 mod resume;
 mod run;
+mod serve;
 mod synth;
 mod tiny;
 mod tools;
