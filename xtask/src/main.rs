@@ -13,7 +13,7 @@ mod shell;
 mod test;
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -35,6 +35,12 @@ enum Task {
     Test(test::Args),
     /// Build the Python interpreter of the sandbox for WebAssembly (its result is kept in the repository)
     Guest,
+    /// Run CPython's own tests, or sympy's, in the sandbox: `suites cpython`, `suites sympy --native`
+    Suites {
+        /// cpython or sympy, --python PYTHON, --record, --native, names of modules
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Compute the whole reference logits of the models in the cache (needs python3 with gguf and numpy)
     Golden,
     /// Fetch models into the cache directory
@@ -51,6 +57,11 @@ fn main() -> ExitCode {
         Task::Demo(args) => demo::run(&root(), &args),
         Task::Test(args) => test::run(&root(), &args),
         Task::Guest => guest::build(&root()),
+        Task::Suites { args } => {
+            let mut cargo = Command::new("cargo");
+            cargo.current_dir(root()).args(["run", "--release", "-p", "sandbox", "--example", "suites", "--"]);
+            shell::run(cargo.args(args))
+        }
         Task::Golden => golden::run(&root()),
         Task::Models { names } => setup::ensure(&[setup::Need::Pip]).and_then(|()| {
             names.iter().try_for_each(|name| models::fetch(models::by_name(name)?, &models::dir()?).map(|_| ()))
