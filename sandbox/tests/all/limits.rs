@@ -350,3 +350,24 @@ fn a_session_may_move_between_threads() {
     .expect("no panic");
     assert_eq!(output(&mut session, "x + 1"), "6\n");
 }
+
+#[test]
+fn what_many_calls_wrote_is_all_there_after_a_forced_stop() {
+    let mut session = session_with(Limits { time_ms: 60_000, grace_ms: 0, ..Limits::default() });
+    output(&mut session, "data = [[i] for i in range(60_000)]\nlog = []");
+    for round in 0..12 {
+        // A few old pages and some new ones, and more memory.
+        let code = format!("for i in range({round}, 60_000, 97): data[i].append({round})\nlog.append(bytes(10**6))");
+        output(&mut session, &code);
+        if round % 4 == 3 {
+            let check = "hash(tuple(map(tuple, data))), len(log)";
+            let before = output(&mut session, check);
+            let limits = Limits { time_ms: 1500, grace_ms: 0, ..Limits::default() };
+            session.set_limits(limits).unwrap();
+            let outcome = session.run("for part in data: part.clear()\nlog.clear()\nwhile True: data.append(0)");
+            assert!(outcome.rolled_back, "{:?}", outcome.status);
+            session.set_limits(Limits { time_ms: 60_000, grace_ms: 0, ..Limits::default() }).unwrap();
+            assert_eq!(output(&mut session, check), before, "round {round}");
+        }
+    }
+}
