@@ -81,8 +81,8 @@ impl<const N: usize> GroupSums<N> {
         let below = _mm256_mul_ps(load_ps(&self.dmin), _mm256_cvtepi32_ps(m));
         let values = store_ps(_mm256_fmsub_ps(load_ps(&self.d), _mm256_cvtepi32_ps(p), below));
         let mut sum = _mm_cvtss_f32(self.sums);
-        for i in 0..self.n {
-            sum = values[i].mul_add(self.scale[i], sum);
+        for (value, scale) in values.iter().zip(&self.scale).take(self.n) {
+            sum = value.mul_add(*scale, sum);
         }
         self.sums = _mm_set_ss(sum);
         self.n = 0;
