@@ -313,7 +313,7 @@ mod tests {
         for code in 0..16u128 {
             let want = if code == 8 { 0 } else { code };
             for at in [0, 4, 60, 124] {
-                let others = !(0xF << at) & u128::MAX / 0xF;
+                let others = !(0xF << at) & (u128::MAX / 0xF);
                 assert_eq!(without_negative_zeros(others | code << at), others | want << at, "{code} at bit {at}");
             }
         }
