@@ -177,7 +177,7 @@ impl Vulkan {
 
     /// Whether a product of `x` with weights of type `ty` runs in integers. Then `x` is there in bytes: if no norm has
     /// left it so, and if the number of tokens is worth the launch, it is made here.
-    fn bring_to_bytes(&mut self, x: Act, ty: WeightType) -> Result<bool, VulkanError> {
+    fn put_in_bytes(&mut self, x: Act, ty: WeightType) -> Result<bool, VulkanError> {
         let (gpu, m) = self.parts();
         let rows = m.rows(x);
         if !Method::of(&gpu.tuning, ty, rows.n_rows).can_dot(ty) {
@@ -562,7 +562,7 @@ impl Backend for Vulkan {
         if self.parts().1.rows(x).n_rows == 0 {
             return Ok(());
         }
-        let in_bytes = products.iter().map(|p| self.bring_to_bytes(x, p.weight.ty)).collect::<Result<Vec<_>, _>>()?;
+        let in_bytes = products.iter().map(|p| self.put_in_bytes(x, p.weight.ty)).collect::<Result<Vec<_>, _>>()?;
         let (gpu, m) = self.parts();
         let all = products.iter().zip(in_bytes).map(|(p, in_bytes)| Product {
             quantized: in_bytes.then(|| m.bytes(x)),
@@ -594,7 +594,7 @@ impl Backend for Vulkan {
             self.linear(x, &[product(gate, Act::Gate), product(up, Act::Up)])?;
             return self.swiglu();
         }
-        let in_integers = self.bring_to_bytes(x, gate.ty)?;
+        let in_integers = self.put_in_bytes(x, gate.ty)?;
         let (gpu, m) = self.parts();
         let quantized = in_integers.then(|| m.bytes(x));
         let (x, dst, activation) = (m.rows(x), m.rows(Act::Gate), Activation::Swiglu);
