@@ -285,6 +285,7 @@ impl Tuning {
     /// integers 16 columns take 14 and 13, 17 about 17 and 18, 32 take 28 and 26, so that from 17 on the time per token
     /// still falls, to 81 and 72 % of what it is at 16. A tile of 32 columns would keep 128 sums per lane, or 2 rows and
     /// twice the loads of x. In f32 8 columns take 18 to 20: there the time grows with the tokens from 9 on.
+    /// Where there are matrix units, they take over from `matrix.from` on.
     pub fn of(info: &DeviceInfo) -> Tuning {
         let tile = MatmulTile { block_rows: 64, block_tokens: 64, thread_rows: 8, thread_tokens: 4 };
         let small_tile = MatmulTile { block_rows: 32, block_tokens: 32, thread_rows: 4, thread_tokens: 2 };
