@@ -705,9 +705,8 @@ fn submits_become_smaller_on_a_device_that_is_slower_than_expected() {
     };
     let (n, first) = pass();
     assert_eq!(n, 1, "nothing was measured");
-    let (n, last) =
-        (0..40).map(|_| pass()).find(|&(n, _)| n == 10).expect("after some passes every product is cut off");
-    assert_eq!((n, last), (10, first), "the same results");
+    let (_, last) = (0..40).map(|_| pass()).find(|&(n, _)| n > 1).expect("after some passes they are cut");
+    assert_eq!(last, first, "the same results");
 }
 
 #[test]
