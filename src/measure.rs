@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use engine::backend::BatchToken;
 use engine::backend::vulkan::{DeviceInfo, DeviceOptions, Gpu, Peaks, Tuning, measure_peaks};
@@ -38,6 +39,7 @@ impl ModelFile {
     pub fn like(like: &LikeArgs, is_small: bool, quiet: bool) -> Result<ModelFile, Failure> {
         let plan: Plan = like.to_measure(is_small).plan(0)?;
         let folder = tempfile::tempdir().map_err(|e| Failure::file("make a folder in", &std::env::temp_dir(), &e))?;
+        remove_when_interrupted(folder.path());
         let path = folder.path().join(format!("{}.gguf", plan.target.name));
         let mut progress = ByteProgress::new(&format!("making {}", plan.target.name), quiet);
         let written = plan.write(&path, &WriteOptions::default(), &mut |done, all| {
@@ -51,6 +53,22 @@ impl ModelFile {
         let name = format!("{} of {} layers, width {}{experts}", t.name, s.n_layer, s.n_embd);
         Ok(ModelFile { path, name, _folder: Some(folder) })
     }
+}
+
+/// Has a folder removed if the program is interrupted: it holds gigabytes.
+fn remove_when_interrupted(folder: &Path) {
+    static FOLDERS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+    static WATCHING: OnceLock<()> = OnceLock::new();
+    let folders = || FOLDERS.lock().unwrap_or_else(PoisonError::into_inner);
+    folders().push(folder.to_owned());
+    WATCHING.get_or_init(|| {
+        let watch = ctrlc::set_handler(move || {
+            folders().iter().for_each(|folder| _ = std::fs::remove_dir_all(folder));
+            std::process::exit(130);
+        });
+        // Without a handler an interrupt ends the program too, and leaves the folder to the system.
+        _ = watch;
+    });
 }
 
 /// What the chosen device is and can do at best.
