@@ -168,7 +168,7 @@ impl Progress {
 }
 
 fn finished_text(index: usize, n_problems: usize, p: &ProblemReport) -> String {
-    let answer = match p.votes.rows.first() {
+    let answer = match p.votes.rows.iter().find(|row| Some(row.answer) == p.answer) {
         Some(row) => format!("{} ({} of {} attempts)", row.answer, row.votes, p.attempts.len()),
         None => "no answer".to_owned(),
     };
