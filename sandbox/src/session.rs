@@ -413,8 +413,8 @@ impl Live {
     fn outcome_of(&mut self, status: i32, limits: Limits) -> (Status, Option<String>) {
         let (kind, message) = self.read_report();
         let status = match status {
-            GUEST_OK => Status::Ok,
-            GUEST_EXCEPTION if kind == "TimeoutError" && self.store.data().raised_timeout => {
+            GUEST_OK if !self.is_overdue() => Status::Ok,
+            GUEST_OK | GUEST_EXCEPTION if status == GUEST_OK || is_timeout(&kind, self.store.data()) => {
                 let what = format!("time limit of {} s reached", limits.time_ms as f64 / 1e3);
                 let note = format!("[{what}; the names bound so far are kept]");
                 return (Status::TimedOut { limit_ms: limits.time_ms }, Some(note));
@@ -424,6 +424,14 @@ impl Live {
             other => Status::Crashed { reason: format!("the interpreter returned {other}") },
         };
         (status, None)
+    }
+
+    /// Whether the time was over before the call ended, and the code ended before the exception reached it: a sleep that
+    /// was cut short at the very end of a cell.
+    fn is_overdue(&self) -> bool {
+        let host = self.store.data();
+        let kind = host.interrupt.and_then(|interrupt| self.memory.data(&*self.store).get(interrupt.kind));
+        host.raised_timeout && kind.is_some_and(|kind| *kind == wasi::INTERRUPT_TIME)
     }
 
     /// How a call that was ended by force ended.
@@ -460,6 +468,11 @@ impl Live {
     fn take_output(&mut self, limits: Limits) -> Output {
         std::mem::replace(&mut self.store.data_mut().output, Output::new(limits.output_bytes))
     }
+}
+
+/// Whether an exception of this kind is the one that the host had raised.
+fn is_timeout(kind: &str, host: &Host) -> bool {
+    kind == "TimeoutError" && host.raised_timeout
 }
 
 /// Calls an export that returns an address and does nothing else.

@@ -46,7 +46,8 @@ fn limits_hold_in_a_worker() {
     let limits = Limits { time_ms: 300, grace_ms: 300, memory_bytes: 400 << 20, ..Limits::default() };
     let mut worker = workers().session(limits, 1).unwrap();
     worker.run("kept = 5");
-    let outcome = worker.run("import time\nwhile True:\n    try: time.sleep(9)\n    except BaseException: pass");
+    let outcome = worker
+        .run("import time\nwhile True:\n    try:\n        while True: time.sleep(9)\n    except BaseException: pass");
     assert_eq!((outcome.status, outcome.rolled_back), (Status::TimedOut { limit_ms: 300 }, true));
     let outcome = worker.run("x = []\nwhile True: x.append(bytes(10**6))");
     assert!(!matches!(outcome.status, Status::Crashed { .. }), "{outcome:?}");
