@@ -414,7 +414,7 @@ impl Live {
         let (kind, message) = self.read_report();
         let status = match status {
             GUEST_OK if !self.is_overdue() => Status::Ok,
-            GUEST_OK | GUEST_EXCEPTION if self.is_overdue() || is_timeout(&kind, self.store.data()) => {
+            GUEST_OK | GUEST_EXCEPTION if status == GUEST_OK || is_timeout(&kind, self.store.data()) => {
                 let what = format!("time limit of {} s reached", limits.time_ms as f64 / 1e3);
                 let note = format!("[{what}; the names bound so far are kept]");
                 return (Status::TimedOut { limit_ms: limits.time_ms }, Some(note));
