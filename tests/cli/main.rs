@@ -15,7 +15,6 @@ mod real_model;
 mod research;
 mod resume;
 mod run;
-mod serve;
 mod serving;
 mod synth;
 mod tiny;

@@ -9,6 +9,4 @@ mod library;
 mod limits;
 mod ntheory;
 mod numpy;
-mod suite;
-mod suites;
 mod workers;
