@@ -18,7 +18,6 @@ use engine::backend::vulkan::{DeviceInfo, DeviceOptions, Gpu, MatrixTile, device
 use engine::gguf::GgmlType;
 use engine::model::{Activation, MoeConfig};
 use engine::{BackendChoice, Engine, EngineOptions};
-use golden::Bar;
 use half::f16;
 use support::{TinyExperts, TinyModel, TinySpec, cosine, tokens};
 use vulkan_support::experts::{Layer, config};
@@ -328,7 +327,7 @@ fn the_tiny_models_match_the_reference() {
         "tiny-qwen3moe-q4_k_m.gguf",
         "tiny-qwen3-q4_k_m.gguf",
     ] {
-        golden::check(model, &options, Bar::Cosine(LEAST_COSINE), usize::MAX);
+        golden::check(model, &options, Some(LEAST_COSINE), usize::MAX);
     }
 }
 
@@ -337,7 +336,7 @@ fn the_half_billion_model_matches_the_reference() {
     let Some(mut options) = options(false) else { return };
     // The layers' hooks take longer than the kernels here; the kernels' own tests run under them.
     options.validation = false;
-    golden::check("qwen2.5-coder-0.5b-q4_k_m.gguf", &options, Bar::Cosine(LEAST_COSINE), 64);
+    golden::check("qwen2.5-coder-0.5b-q4_k_m.gguf", &options, Some(LEAST_COSINE), 64);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+#[cfg(feature = "compiler")]
 use crate::reflect::{Interface, Member, interface};
 use crate::{HASH, Kernel, sources, spirv};
 
@@ -225,7 +226,7 @@ fn read(path: &Path) -> Result<String, ShaderError> {
 }
 
 /// Refuses push constants other than the built-in kernel's.
-#[cfg_attr(not(feature = "compiler"), allow(dead_code, reason = "only a compiled kernel is checked"))]
+#[cfg(feature = "compiler")]
 fn check_interface(kernel: Kernel, found: &Interface) -> Result<(), ShaderError> {
     let expected = interface(spirv(kernel));
     if found.members == expected.members {
