@@ -46,24 +46,28 @@ fn architectures_and_types_match_f64() {
             (&SMALL_MIX[..], true, 0.99999),
             (&RARE_K_MIX[..], true, 0.99999),
             (&TABLE_MIX[..], true, 0.99999),
-            (&K_MIX[..], false, 0.9995),
-            (&SMALL_MIX[..], false, 0.9995),
-            (&RARE_K_MIX[..], false, 0.9995),
-            (&TABLE_MIX[..], false, 0.9995),
+            (&K_MIX[..], false, 0.9998),
+            (&SMALL_MIX[..], false, 0.9998),
+            (&RARE_K_MIX[..], false, 0.9997),
+            (&TABLE_MIX[..], false, 0.9998),
         ] {
             let model = TinyModel::new(TinySpec::new(arch, types));
             let mut engine = load(&model, exact, 1, 512);
-            let lengths = [1, 2, 5, 9, 70];
-            let cosines = lengths.map(|n| {
-                let prompt = tokens(n, model.n_vocab, n as u64);
-                let got = engine.prompt_logits(&prompt).expect("logits");
-                cosine(&got, &model.reference_logits(&prompt))
-            });
-            // Some prompt is unlucky with its roundings: the mean must hold, and each within four times the distance.
+            let short = [1, 2, 5, 9].into_iter().flat_map(|n| (0..4).map(move |seed| (n, n as u64 + 100 * seed)));
+            let cosines: Vec<f64> = short
+                .chain([(70, 70)])
+                .map(|(n, seed)| {
+                    let prompt = tokens(n, model.n_vocab, seed);
+                    let got = engine.prompt_logits(&prompt).expect("logits");
+                    cosine(&got, &model.reference_logits(&prompt))
+                })
+                .collect();
+            // With activations in 8 bits the distances of a random model's prompts spread over two decades; one in sixty is
+            // ten times the median. The mean is what rounding decides.
             let mean = cosines.iter().sum::<f64>() / cosines.len() as f64;
-            let each = 1.0 - 4.0 * (1.0 - least);
+            let each = if least > 0.9999 { least } else { 0.998 };
             let close = mean >= least && cosines.iter().all(|c| *c >= each);
-            assert!(close, "{arch} {types:?} exact={exact}: cosines {cosines:?} of {lengths:?} tokens");
+            assert!(close, "{arch} {types:?} exact={exact}: cosines {cosines:?}");
         }
     }
 }
