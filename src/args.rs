@@ -122,6 +122,10 @@ pub struct DeviceArgs {
     /// Keep activations in f32 in products with quantised weights (slower, closer to the reference)
     #[arg(long)]
     pub exact: bool,
+    /// Leave the weights as they lie in the file: less memory, and slower on the CPU
+    #[arg(long)]
+    #[serde(default)]
+    pub no_repack: bool,
     /// Products of a few tokens in integers on every Vulkan device, not only on those that are fast at it
     #[arg(long, conflicts_with = "exact")]
     #[serde(default)]

@@ -55,6 +55,7 @@ fn load_for(args: &ModelArgs, n_seq: usize, n_outputs: usize, quiet: bool) -> Re
         n_outputs,
         n_threads: args.threads,
         exact: args.device.exact,
+        repack: !args.device.no_repack,
         integer_dot: args.device.integer_dot,
         validation: args.device.validation,
         shaders: args.device.shaders.clone(),

@@ -43,6 +43,9 @@ pub struct EngineOptions {
     pub n_threads: usize,
     /// Keep activations in f32 in all products (slower, closer to the reference).
     pub exact: bool,
+    /// On the CPU, copy weights into the form in which products are fastest, where there is memory for both; results
+    /// don't change.
+    pub repack: bool,
     /// Products of a few tokens in integers on every Vulkan device, not only on those that are fast at it.
     pub integer_dot: bool,
     /// Turn on Vulkan's validation layers.
@@ -69,6 +72,7 @@ impl Default for EngineOptions {
             n_outputs: 0,
             n_threads: 0,
             exact: false,
+            repack: true,
             integer_dot: false,
             validation: false,
             shaders: None,
@@ -76,6 +80,16 @@ impl Default for EngineOptions {
             kv_bytes: None,
         }
     }
+}
+
+/// Whether there is memory for a second copy of `bytes`, and a quarter more for what else a model takes. Where the system
+/// doesn't say, there is.
+fn has_room(bytes: u64) -> bool {
+    let Ok(text) = std::fs::read_to_string("/proc/meminfo") else { return true };
+    let kib = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix("kB")?.trim().parse().ok());
+    kib.is_none_or(|kib: u64| bytes + bytes / 4 <= kib * 1024)
 }
 
 /// An op of a profiled pass.
@@ -171,7 +185,12 @@ impl Engine {
                 let precision = if options.exact { Precision::Exact } else { Precision::Fast };
                 let mut backend = Cpu::new(options.n_threads, precision);
                 // SAFETY: as above.
-                let weights = unsafe { plan.upload(&gguf, &mut backend, &mut progress)? };
+                let mut weights = unsafe { plan.upload(&gguf, &mut backend, &mut |_| ())? };
+                if options.repack && has_room(total) {
+                    weights = backend.repack(weights, &mut progress);
+                    gguf.release();
+                }
+                progress(total);
                 backend.allocate(&config, limits, &rope, kv.layout())?;
                 Runner::Cpu(Box::new(backend), weights)
             }

@@ -24,17 +24,20 @@ fn load(model: &TinyModel, exact: bool, n_seq: usize, n_batch: usize) -> Engine 
 }
 
 fn load_with_cache(model: &TinyModel, exact: bool, n_seq: usize, n_batch: usize, kv: KvOptions) -> Engine {
-    let options = EngineOptions {
+    let options = EngineOptions { kv, ..options(exact, n_seq, n_batch) };
+    Engine::load(&model.path, &options, &mut |_, _| {}).expect("a loaded model")
+}
+
+fn options(exact: bool, n_seq: usize, n_batch: usize) -> EngineOptions {
+    EngineOptions {
         backend: BackendChoice::Cpu,
         n_ctx: 256,
         n_seq,
         n_batch,
         n_threads: 2,
         exact,
-        kv,
         ..EngineOptions::default()
-    };
-    Engine::load(&model.path, &options, &mut |_, _| {}).expect("a loaded model")
+    }
 }
 
 #[test]
@@ -181,7 +184,7 @@ fn a_prompt_in_any_pieces_gives_the_same_logits() {
 }
 
 /// A token's logits are the same to the last bit, whatever is computed beside it: one token, few and many take other
-/// kernels, which round alike.
+/// kernels, which round alike, and so do those of repacked weights.
 #[test]
 fn a_prompt_in_any_pieces_gives_the_same_bits() {
     let mut specs = Vec::new();
@@ -193,10 +196,12 @@ fn a_prompt_in_any_pieces_gives_the_same_bits() {
     for model in specs.into_iter().map(TinyModel::new) {
         let prompt = tokens(67, model.n_vocab, 5);
         for exact in [false, true] {
-            let logits = |n_batch| load(&model, exact, 1, n_batch).prompt_logits(&prompt).expect("logits");
-            let whole = logits(512);
-            for n_batch in [1, 2, 3, 5, 8, 33, 66] {
-                assert!(logits(n_batch) == whole, "{:?} in pieces of {n_batch}, exact: {exact}", model.spec);
+            let whole = load(&model, exact, 1, 512).prompt_logits(&prompt).expect("logits");
+            for (n_batch, repack) in [1, 2, 3, 5, 8, 17, 33, 66].into_iter().flat_map(|n| [(n, true), (n, false)]) {
+                let options = EngineOptions { repack, ..options(exact, 1, n_batch) };
+                let mut engine = Engine::load(&model.path, &options, &mut |_, _| {}).expect("a loaded model");
+                let logits = engine.prompt_logits(&prompt).expect("logits");
+                assert!(logits == whole, "{:?} in pieces of {n_batch}, exact: {exact}, repack: {repack}", model.spec);
             }
         }
     }

@@ -270,6 +270,7 @@ fn measure_model(
         n_outputs: 0,
         n_threads: threads,
         exact: args.device.exact,
+        repack: !args.device.no_repack,
         integer_dot: args.device.integer_dot,
         validation: args.device.validation,
         shaders: args.device.shaders.clone(),

@@ -66,6 +66,7 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
         n_outputs: MAX_OUTPUTS.min(args.batch_size),
         n_threads: args.threads,
         exact: args.device.exact,
+        repack: !args.device.no_repack,
         integer_dot: args.device.integer_dot,
         validation: args.device.validation,
         shaders: args.device.shaders.clone(),

@@ -144,7 +144,7 @@ pub trait Backend: Send {
     /// Device name as shown to the user.
     fn name(&self) -> String;
 
-    /// Makes a tensor available. The CPU backend keeps a view of the mapped file; Vulkan copies.
+    /// Makes a tensor available. The CPU backend keeps a view of the mapped file, and may repack it later; Vulkan copies.
     ///
     /// # Safety-relevant contract
     /// `tensor.data` stays mapped for as long as the backend lives: the `Model` owns both.

@@ -18,7 +18,7 @@ pub mod writer;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 
 pub use error::{GgufError, ShardMismatch};
 pub use header::{
@@ -48,6 +48,12 @@ struct MappedFile {
 }
 
 impl GgufFile {
+    /// Gives the pages back that were read so far; they are read again when they are needed. For when the tensors were
+    /// copied.
+    pub fn release(&self) {
+        self.files.iter().for_each(MappedFile::release);
+    }
+
     /// Maps the file and checks its whole header. Tensor data is not read. Of a model in several shards any may be
     /// named: all are opened, from the same folder.
     ///
@@ -159,6 +165,13 @@ impl MappedFile {
 
     fn bytes(&self) -> u64 {
         self.map.len() as u64
+    }
+
+    fn release(&self) {
+        // SAFETY: pages of a read-only map of a file are read from it again when they are needed.
+        let released = unsafe { self.map.unchecked_advise(UncheckedAdvice::DontNeed) };
+        // Only this process's count of pages is at stake.
+        drop(released);
     }
 
     fn check_unchanged(&self) -> Result<(), GgufError> {

@@ -86,6 +86,18 @@ pub(super) struct GroupRef<'a> {
     pub(super) total32: &'a [f32; 8],
 }
 
+/// One group of `T` tokens that lie side by side, with `S` scales per group.
+#[derive(Clone, Copy)]
+pub(super) struct TileRef<'a, const T: usize, const S: usize> {
+    pub(super) q: &'a [[i8; GROUP]; T],
+    pub(super) scale: &'a [[f32; S]; T],
+    pub(super) factor16: &'a [[i16; 16]; T],
+    /// Empty in `Super`.
+    pub(super) factor2: &'a [[i16; GROUP / 2]],
+    pub(super) sum16: &'a [[i16; 16]; T],
+    pub(super) total32: &'a [[f32; 8]; T],
+}
+
 impl GroupRef<'_> {
     /// What element `k` of the group is multiplied with.
     #[cfg(test)]
@@ -173,6 +185,26 @@ impl QuantizedRows {
                 scale: std::slice::from_raw_parts(self.scale.as_ptr().add(cell * self.per_group), self.per_group),
                 factor16: &*self.factor16.as_ptr().add(cell * 16).cast(),
                 factor2: std::slice::from_raw_parts(self.factor2.as_ptr().add(cell * self.pairs), self.pairs),
+                sum16: &*self.sum16.as_ptr().add(cell * 16).cast(),
+                total32: &*self.total32.as_ptr().add(cell * 8).cast(),
+            }
+        }
+    }
+
+    /// Group `g` of `T` tokens from `t0` on.
+    #[inline(always)]
+    pub(super) fn tile<const T: usize, const S: usize>(&self, g: usize, t0: usize) -> TileRef<'_, T, S> {
+        assert!(g < self.groups && t0 + T <= self.n, "group {g} of {}, token {t0} of {}", self.groups, self.n);
+        assert!(S == self.per_group, "{S} scales of {}", self.per_group);
+        let cell = g * self.n + t0;
+        let pairs = if self.pairs > 0 { T } else { 0 };
+        // SAFETY: `quantize` has sized every array for `groups · n` cells, and `cell..cell + T` are among them.
+        unsafe {
+            TileRef {
+                q: &*self.q.as_ptr().add(cell * GROUP).cast(),
+                scale: &*self.scale.as_ptr().add(cell * S).cast(),
+                factor16: &*self.factor16.as_ptr().add(cell * 16).cast(),
+                factor2: std::slice::from_raw_parts(self.factor2.as_ptr().add(cell * self.pairs).cast(), pairs),
                 sum16: &*self.sum16.as_ptr().add(cell * 16).cast(),
                 total32: &*self.total32.as_ptr().add(cell * 8).cast(),
             }

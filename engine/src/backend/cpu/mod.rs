@@ -17,6 +17,10 @@ mod group_sums;
 mod kv;
 mod moe;
 mod output;
+#[cfg(target_arch = "x86_64")]
+mod packed;
+#[cfg(target_arch = "x86_64")]
+mod packed_avx2;
 mod panel;
 #[cfg(target_arch = "x86_64")]
 mod panel_avx2;
@@ -30,18 +34,21 @@ use super::{Act, Backend, BatchToken, Limits, Linear, TensorView};
 use crate::error::Error;
 use crate::gguf::GgmlType;
 use crate::kv::{KvLayout, KvPages, PageCopy};
-use crate::model::{Activation, Config, ExpertWeights, RopeLayout, RopeTable};
+use crate::model::{Activation, Config, ExpertWeights, RopeLayout, RopeTable, Weights};
 use crate::trace::Taps;
 use activation::QuantizedRows;
 use attention::Heads;
 use kv::KvCache;
 use moe::Moe;
 use output::Output;
+#[cfg(target_arch = "x86_64")]
+use packed::Packed;
 use product::{Inputs, with_scratch};
 use rayon::prelude::*;
 pub use simd::SimdLevel;
 pub(crate) use simd::sum_exp;
 use simd::vectorised;
+use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -81,12 +88,15 @@ struct Shape {
 }
 
 /// A tensor in the mapped file.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct CpuWeight {
     ty: GgmlType,
     rows: usize,
     cols: usize,
     data: &'static [u8],
+    /// The same in the form that products are fastest with, see [`Cpu::repack`].
+    #[cfg(target_arch = "x86_64")]
+    packed: Option<Arc<Packed>>,
 }
 
 impl CpuWeight {
@@ -95,8 +105,15 @@ impl CpuWeight {
         &self.data[r * bytes..(r + 1) * bytes]
     }
 
+    /// The repacked form, where there is one and `rows` are whole panels of it.
+    #[cfg(target_arch = "x86_64")]
+    fn packed(&self, rows: &Range<usize>) -> Option<&Packed> {
+        let whole = |row: usize| row.is_multiple_of(packed::PANEL_ROWS);
+        self.packed.as_deref().filter(|_| whole(rows.start) && whole(rows.end))
+    }
+
     /// A vector as f32 (norm weights, biases).
-    fn to_f32(self) -> Vec<f32> {
+    fn to_f32(&self) -> Vec<f32> {
         let mut v = vec![0.0; self.cols];
         float::decode_row(self.ty, self.data, &mut v);
         v
@@ -141,6 +158,39 @@ impl Cpu {
             moe: Moe::default(),
             shape: None,
         }
+    }
+
+    /// Copies the matrices that products are computed with into the form in which these are fastest, where this machine
+    /// and their types have one; `progress` is told the bytes that are done. It takes as much memory as the matrices;
+    /// those for which there is none stay as they are. No result changes.
+    pub fn repack(&self, weights: Weights<CpuWeight>, progress: &mut dyn FnMut(u64)) -> Weights<CpuWeight> {
+        let mut done = 0;
+        // Of an embedding table that is no output matrix only rows are read.
+        let rows_only = weights.output.as_ref().map(|_| weights.token_embd.data.as_ptr());
+        let repacked: Result<_, Infallible> = weights.map(&mut |weight| {
+            done += weight.data.len() as u64;
+            progress(done);
+            Ok(match rows_only == Some(weight.data.as_ptr()) {
+                true => weight.clone(),
+                false => self.repacked(weight),
+            })
+        });
+        let Ok(weights) = repacked;
+        weights
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn repacked(&self, weight: &CpuWeight) -> CpuWeight {
+        let mut weight = weight.clone();
+        if self.precision == Precision::Fast && self.level == SimdLevel::Avx2 {
+            weight.packed = self.pool.install(|| Packed::new(&weight)).map(Arc::new);
+        }
+        weight
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn repacked(&self, weight: &CpuWeight) -> CpuWeight {
+        weight.clone()
     }
 
     fn shape(&self) -> &Shape {
@@ -190,7 +240,14 @@ impl Backend for Cpu {
     }
 
     fn upload(&mut self, tensor: TensorView<'static>) -> Result<CpuWeight, Error> {
-        Ok(CpuWeight { ty: tensor.ty, rows: tensor.rows, cols: tensor.cols, data: tensor.data })
+        Ok(CpuWeight {
+            ty: tensor.ty,
+            rows: tensor.rows,
+            cols: tensor.cols,
+            data: tensor.data,
+            #[cfg(target_arch = "x86_64")]
+            packed: None,
+        })
     }
 
     fn allocate(&mut self, config: &Config, limits: Limits, rope: &RopeTable, kv: &KvLayout) -> Result<(), Error> {

@@ -43,7 +43,7 @@ pub(super) struct SmallPanel<const R: usize> {
 }
 
 impl<const R: usize> SuperPanel<R> {
-    const ZERO: Self = SuperPanel {
+    pub(super) const ZERO: Self = SuperPanel {
         codes: [[[0; 4]; R]; STEPS],
         scale: [[[0; 2]; R]; 16],
         min: [[[0; 2]; R]; 8],
@@ -52,7 +52,7 @@ impl<const R: usize> SuperPanel<R> {
     };
 
     /// Unpacks group `g` of `rows` (at most `R`; the others become zeros) by way of `groups`.
-    fn fill<K: PanelKernel<R>>(
+    pub(super) fn fill<K: PanelKernel<R>>(
         &mut self,
         groups: &mut [SuperGroup; R],
         weight: &CpuWeight,
@@ -75,10 +75,10 @@ impl<const R: usize> SuperPanel<R> {
 }
 
 impl<const R: usize> SmallPanel<R> {
-    const ZERO: Self = SmallPanel { codes: [[[0; 4]; R]; STEPS], d: [[0.0; R]; 8], m: [[0.0; R]; 8] };
+    pub(super) const ZERO: Self = SmallPanel { codes: [[[0; 4]; R]; STEPS], d: [[0.0; R]; 8], m: [[0.0; R]; 8] };
 
     /// Unpacks group `g` of `rows` (at most `R`; the others become zeros) by way of `groups`.
-    fn fill<K: PanelKernel<R>>(
+    pub(super) fn fill<K: PanelKernel<R>>(
         &mut self,
         groups: &mut [SmallGroup; R],
         weight: &CpuWeight,
@@ -99,7 +99,7 @@ impl<const R: usize> SmallPanel<R> {
 }
 
 /// The panel kernels of an instruction set.
-trait PanelKernel<const R: usize> {
+pub(super) trait PanelKernel<const R: usize> {
     /// As [`SuperGroup::unpack`].
     fn unpack_super(ty: GgmlType, block: &[u8], group: &mut SuperGroup);
     /// As [`SmallGroup::unpack`].
@@ -225,8 +225,9 @@ impl PanelKernel<8> for Portable {
     }
 }
 
+/// AVX2.
 #[cfg(target_arch = "x86_64")]
-struct Avx2;
+pub(super) struct Avx2;
 
 #[cfg(target_arch = "x86_64")]
 impl PanelKernel<8> for Avx2 {
@@ -309,7 +310,7 @@ mod tests {
             let cols = if ty.block_len() == 256 { 768 } else { 608 };
             let (n_rows, n) = (45, 23);
             let data: Vec<u8> = (0..n_rows).flat_map(|r| random_row(ty, cols, r as u64 + 1)).collect();
-            let weight = CpuWeight { ty, rows: n_rows, cols, data: Vec::leak(data) };
+            let weight = CpuWeight { ty, rows: n_rows, cols, data: Vec::leak(data), packed: None };
             let x: Vec<f32> = (0..n * cols).map(|i| ((i * 7919 % 2003) as f32 - 1001.0) / 400.0).collect();
             let mut rows = QuantizedRows::default();
             rows.quantize(SimdLevel::Portable, &x, n, cols, span);

@@ -1,5 +1,5 @@
-//! Products of some rows of a weight with some tokens, by whichever kernel suits: rows for few tokens (`rows`), panels
-//! for many (`panel`), f32 where the weight or the precision calls for it (`float`). Everything that multiplies,
+//! Products of some rows of a weight with some tokens, by whichever kernel suits: repacked weights (`packed`), rows
+//! for few tokens (`rows`), panels for many (`panel`), f32 where the weight or the precision calls for it (`float`). Everything that multiplies,
 //! `Cpu::linear` and `moe`, cuts its work into such blocks and runs them side by side.
 
 use super::activation::{QuantizedRows, ScaleSpan};
@@ -53,7 +53,8 @@ pub(super) fn block_rows(weight: &CpuWeight, precision: Precision, total: usize,
     match integer_span(weight, precision) {
         None => fair.min(FLOAT_BLOCK_ROWS),
         Some(_) if n >= panel::MIN_TOKENS => panel::TASK_ROWS,
-        Some(_) => fair.min(MAX_BLOCK_ROWS),
+        // Whole panels of repacked weights.
+        Some(_) => fair.min(MAX_BLOCK_ROWS).next_multiple_of(8),
     }
 }
 
@@ -68,6 +69,10 @@ pub(super) fn multiply(
 ) {
     match integer_span(weight, x.precision) {
         None => float::multiply(x.level, weight, rows, x.float, tokens, &mut scratch.decoded, out),
+        #[cfg(target_arch = "x86_64")]
+        Some(span) if let Some(packed) = weight.packed(&rows) => {
+            packed.multiply(rows, &x.quantized[span as usize], tokens, &mut scratch.sums, out);
+        }
         Some(span) if tokens.len() >= panel::MIN_TOKENS => {
             let x_rows = &x.quantized[span as usize];
             panel::multiply(x.level, weight, rows, x_rows, tokens, &mut scratch.sums, out);

@@ -255,12 +255,18 @@ fn eight_f16(group: &[u8], block_bytes: usize, at: usize) -> __m256 {
     _mm256_cvtph_ps(_mm_set_epi16(half(7), half(6), half(5), half(4), half(3), half(2), half(1), half(0)))
 }
 
-/// `2^(e − 128)` of the bytes at the start of eight blocks, see `quant::e8m0_half`.
+/// The bytes at the start of eight blocks.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn eight_e8m0(group: &[u8], block_bytes: usize) -> __m256 {
+fn eight_bytes(group: &[u8], block_bytes: usize) -> __m256i {
     let e = |b: usize| i32::from(group[b * block_bytes]);
-    let e = _mm256_setr_epi32(e(0), e(1), e(2), e(3), e(4), e(5), e(6), e(7));
+    _mm256_setr_epi32(e(0), e(1), e(2), e(3), e(4), e(5), e(6), e(7))
+}
+
+/// `2^(e − 128)` of eight bytes, see `quant::e8m0_half`.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn eight_e8m0(e: __m256i) -> __m256 {
     let normal = _mm256_slli_epi32::<23>(_mm256_sub_epi32(e, _mm256_set1_epi32(1)));
     let subnormal = _mm256_sllv_epi32(_mm256_set1_epi32(0x0020_0000), e);
     let bits = _mm256_blendv_epi8(normal, subnormal, _mm256_cmpgt_epi32(_mm256_set1_epi32(2), e));
@@ -330,7 +336,7 @@ small_type!(Q80, 34, Codes::Signed, |group| eight_f16(group, 34, 0), |at| load25
 small_type!(Iq4Nl, 18, Codes::Signed, |group| eight_f16(group, 18, 0), |at| {
     nibbles_through(bytemuck::cast_ref(&IQ4_VALUES), group, at + 2)
 });
-small_type!(Mxfp4, 17, Codes::Offset(-12.0), |group| eight_e8m0(group, 17), |at| {
+small_type!(Mxfp4, 17, Codes::Offset(-12.0), |group| eight_e8m0(eight_bytes(group, 17)), |at| {
     nibbles_through(&MXFP4_CODES, group, at + 1)
 });
 
