@@ -402,8 +402,20 @@ fn decoded(shape: CacheShape, ty: KvType, region: &Region) -> Vec<f64> {
     }
 }
 
+/// Pages of a sequence of 224 positions, and of three.
+const SEQ_PAGES: usize = 224 / PAGE;
+const N_PAGES: usize = 3 * SEQ_PAGES;
+
 /// Pages of three sequences, in no order.
-const TABLES: [[u32; 7]; 3] = [[1, 7, 0, 8, 14, 2, 5], [3, 6, 11, 9, 12, 10, 13], [4, 15, 16, 17, 18, 19, 20]];
+const TABLES: [[u32; SEQ_PAGES]; 3] = {
+    let (mut tables, mut i) = ([[0; SEQ_PAGES]; 3], 0);
+    while i < N_PAGES {
+        // 37 shares no factor with 3 · 7 · 2ⁿ.
+        tables[i / SEQ_PAGES][i % SEQ_PAGES] = ((37 * i + 5) % N_PAGES) as u32;
+        i += 1;
+    }
+    tables
+};
 
 /// Row of the cache that holds a position of a sequence, for key/value head `h`.
 fn cache_row(shape: CacheShape, seq: u32, pos: usize, h: usize) -> usize {
@@ -415,8 +427,11 @@ fn cache_row(shape: CacheShape, seq: u32, pos: usize, h: usize) -> usize {
 fn kv_store_rounds_to_the_nearest_half_and_touches_nothing_else() {
     let (mut gpu, mut random) = (gpu(), Random(10));
     for (shape, places) in [
-        (CacheShape { n_pages: 2, n_head_kv: 2, head_dim: 64, types: F16 }, vec![(0, 4)]),
-        (CacheShape { n_pages: 7, n_head_kv: 3, head_dim: 20, types: F16 }, vec![(0, 0), (2, 8), (1, 33), (2, 7)]),
+        (CacheShape { n_pages: N_PAGES, n_head_kv: 2, head_dim: 64, types: F16 }, vec![(0, 4)]),
+        (
+            CacheShape { n_pages: N_PAGES, n_head_kv: 3, head_dim: 20, types: F16 },
+            vec![(0, 0), (2, 8), (1, 33), (2, 7)],
+        ),
     ] {
         let what = format!("kv_store {shape:?}");
         let cache = Cache::random(&mut gpu, &mut random, shape);
@@ -452,7 +467,7 @@ fn kv_store_rounds_to_the_nearest_half_and_touches_nothing_else() {
 fn kv_store_keeps_blocks_to_half_a_code_and_touches_nothing_else() {
     let (mut gpu, mut random) = (gpu(), Random(16));
     for (n_head_kv, head_dim, types) in [(2, 64, Q8_0), (3, 96, Q8_0), (1, 32, MIXED), (1, 256, Q8_0)] {
-        let shape = CacheShape { n_pages: 7, n_head_kv, head_dim, types };
+        let shape = CacheShape { n_pages: N_PAGES, n_head_kv, head_dim, types };
         let what = format!("kv_store {shape:?}");
         let places = [(0, 0), (2, 8), (1, 33), (2, 7)];
         let cache = Cache::random(&mut gpu, &mut random, shape);
@@ -520,7 +535,7 @@ fn attention_over_contexts_that_cross_workgroups() {
     for (([n_head, n_head_kv, head_dim], places, window, has_sinks), types) in in_f16.chain(in_blocks) {
         let what =
             format!("attention {n_head}/{n_head_kv} × {head_dim} at {places:?}, {window:?}, {has_sinks}, {types}");
-        let shape = CacheShape { n_pages: 21, n_head_kv, head_dim, types };
+        let shape = CacheShape { n_pages: N_PAGES, n_head_kv, head_dim, types };
         let cache = Cache::random(&mut gpu, &mut random, shape);
         let (n, width) = (places.len(), n_head * head_dim);
         // Scores that differ by much more than exp's range of one workgroup.
@@ -578,7 +593,7 @@ fn heads_are_placed_as_by_their_norms_rotations_and_stores() {
         (2, 1, 256, 64, RopeLayout::Interleaved, false, &[(0, 0), (2, 7)], MIXED),
     ] {
         let what = format!("place_heads {n_head}/{n_head_kv} × {head_dim}, {n_pairs} pairs, {layout:?}, {has_norms}");
-        let shape = CacheShape { n_pages: 16, n_head_kv, head_dim, types };
+        let shape = CacheShape { n_pages: N_PAGES, n_head_kv, head_dim, types };
         let (n, q_width, kv_width) = (places.len(), n_head * head_dim, n_head_kv * head_dim);
         let [q_values, k_values, v_values] = [q_width, kv_width, kv_width].map(|w| random.values(n * w));
         let norms = [0, 1].map(|_| TestWeight::vector(&random.values(head_dim)).upload(&mut gpu, "head norm"));
