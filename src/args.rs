@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use engine::EngineOptions;
 use engine::chat::harmony::ReasoningEffort;
 use engine::drafts::{DraftOptions, MAX_DRAFT};
 use engine::kv::{KvOptions, KvType};
@@ -139,6 +140,24 @@ pub struct DeviceArgs {
     pub shaders: Option<PathBuf>,
 }
 
+impl DeviceArgs {
+    /// The engine's options, but for sizes and threads.
+    pub fn options(&self, cache: &CacheArgs) -> EngineOptions {
+        EngineOptions {
+            backend: self.backend.into(),
+            device: self.device.clone(),
+            exact: self.exact,
+            repack: !self.no_repack,
+            integer_dot: self.integer_dot,
+            validation: self.validation,
+            shaders: self.shaders.clone(),
+            kv: cache.options(),
+            kv_bytes: cache.kv_memory,
+            ..EngineOptions::default()
+        }
+    }
+}
+
 /// How keys and values are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Args, Serialize, Deserialize)]
 #[command(next_help_heading = "Cache")]
@@ -152,8 +171,9 @@ pub struct CacheArgs {
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = kv_type())]
     #[serde(with = "as_text")]
     pub cache_type_v: KvType,
-    /// Most memory for keys and values, such as 512M or 8G; by default the full context of every sequence. When it is
-    /// used up, sequences take turns: the one started last waits and is computed again later
+    /// Most memory for keys and values, such as 512M or 8G; by default the full context of every sequence with -c, half
+    /// of the free memory without. When it is used up, sequences take turns: the one started last waits and is computed
+    /// again later
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub kv_memory: Option<u64>,
 }
@@ -232,7 +252,7 @@ pub struct ModelArgs {
     /// GGUF file
     #[arg(short, long, value_name = "FILE")]
     pub model: PathBuf,
-    /// Tokens that a sequence can hold; 0 = as trained, at most 4096
+    /// Tokens that a sequence can hold; 0 = as trained, as far as they fit half of the free memory (or --kv-memory)
     #[arg(short, long, value_name = "N", default_value_t = 0)]
     pub ctx_size: usize,
     /// Most tokens in one pass
@@ -259,28 +279,28 @@ pub struct SamplingArgs {
     #[arg(short, long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
     /// Temperature; 0 = always the likeliest token
-    #[arg(long, value_name = "T", default_value_t = 0.8, value_parser = temperature)]
+    #[arg(long, value_name = "T", default_value_t = SamplerParams::default().temperature, value_parser = temperature)]
     pub temp: f32,
     /// Keep the K likeliest tokens; 0 = all
-    #[arg(long, value_name = "K", default_value_t = 40)]
+    #[arg(long, value_name = "K", default_value_t = SamplerParams::default().top_k)]
     pub top_k: usize,
     /// Keep the likeliest tokens whose probabilities sum to P; 1 = off
-    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = probability)]
+    #[arg(long, value_name = "P", default_value_t = SamplerParams::default().top_p, value_parser = probability)]
     pub top_p: f32,
     /// Keep tokens with at least P times the probability of the likeliest; 0 = off
-    #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = probability)]
+    #[arg(long, value_name = "P", default_value_t = SamplerParams::default().min_p, value_parser = probability)]
     pub min_p: f32,
     /// Divide the logits of tokens that occurred lately by this; 1 = off
-    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = penalty)]
+    #[arg(long, value_name = "X", default_value_t = SamplerParams::default().repeat_penalty, value_parser = penalty)]
     pub repeat_penalty: f32,
     /// How many tokens "lately" means
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value_t = SamplerParams::default().repeat_last_n)]
     pub repeat_last_n: usize,
 }
 
 impl SamplingArgs {
     /// The engine's parameters.
-    pub fn params(&self, n_top_logprobs: usize) -> SamplerParams {
+    pub fn params(&self) -> SamplerParams {
         SamplerParams {
             temperature: self.temp,
             top_k: self.top_k,
@@ -289,7 +309,7 @@ impl SamplingArgs {
             repeat_penalty: self.repeat_penalty,
             repeat_last_n: self.repeat_last_n,
             seed: self.seed,
-            n_top_logprobs,
+            n_top_logprobs: 0,
         }
     }
 }

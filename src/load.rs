@@ -47,20 +47,12 @@ pub fn load(args: &ModelArgs, quiet: bool) -> Result<Engine, Failure> {
 
 fn load_for(args: &ModelArgs, n_seq: usize, n_outputs: usize, quiet: bool) -> Result<Engine, Failure> {
     let options = EngineOptions {
-        backend: args.device.backend.into(),
-        device: args.device.device.clone(),
         n_ctx: args.ctx_size,
         n_seq,
         n_batch: args.batch_size,
         n_outputs,
         n_threads: args.threads,
-        exact: args.device.exact,
-        repack: !args.device.no_repack,
-        integer_dot: args.device.integer_dot,
-        validation: args.device.validation,
-        shaders: args.device.shaders.clone(),
-        kv: args.cache.options(),
-        kv_bytes: args.cache.kv_memory,
+        ..args.device.options(&args.cache)
     };
     load_with(&args.model, &options, quiet)
 }
@@ -83,12 +75,20 @@ pub fn load_with(path: &Path, options: &EngineOptions, quiet: bool) -> Result<En
         ));
     }
     if !quiet {
+        let n_trained = engine.config().n_ctx_train;
+        let trained = match options.n_ctx == 0 && engine.n_ctx() < n_trained {
+            true => format!(
+                " of the {n_trained} it was trained for: memory lacks for more (-c asks for more, -ctk and -ctv q8_0 need half)"
+            ),
+            false => String::new(),
+        };
         eprintln!(
-            "loaded {name} ({}) in {:.1} s: {}, context {} tokens",
+            "loaded {name} ({}) in {:.1} s: {}, context {} tokens{trained}, up to {} of keys and values",
             bytes_text(engine.gguf().file_bytes()),
             start.elapsed().as_secs_f64(),
             engine.backend_name(),
             engine.n_ctx(),
+            bytes_text(engine.kv_bytes()),
         );
     }
     Ok(engine)

@@ -1,9 +1,10 @@
 //! A loaded model on a chosen backend: the one object that the scheduler, the benchmarks and the command line hold.
 
 use crate::backend::cpu::{Cpu, Precision};
-use crate::backend::vulkan::{DeviceOptions, DispatchTime, Vulkan, best_real_gpu};
+use crate::backend::vulkan::{DeviceKind, DeviceOptions, DispatchTime, Vulkan, best_real_gpu};
 use crate::backend::{Backend, BatchToken, Limits};
 use crate::chat::ChatTemplate;
+use crate::context;
 use crate::error::{Error, RequestError};
 use crate::gguf::GgufFile;
 use crate::kv::{KvLayout, KvOptions, KvPages};
@@ -31,7 +32,7 @@ pub struct EngineOptions {
     pub backend: BackendChoice,
     /// Vulkan device: its index or part of its name.
     pub device: Option<String>,
-    /// Tokens per sequence; 0 for the trained context, at most [`DEFAULT_CONTEXT`].
+    /// Tokens per sequence; 0 for the trained context, as far as memory allows.
     pub n_ctx: usize,
     /// Sequences that can be live at once.
     pub n_seq: usize,
@@ -54,12 +55,10 @@ pub struct EngineOptions {
     pub shaders: Option<PathBuf>,
     /// How keys and values are stored.
     pub kv: KvOptions,
-    /// Most bytes of keys and values; `None` for the full context of every sequence. With less, sequences take turns.
+    /// Most bytes of keys and values; `None` for the full context of every sequence, or half of the free memory where
+    /// `n_ctx` is 0. With less, sequences take turns.
     pub kv_bytes: Option<u64>,
 }
-
-/// Context length where none is asked for, in tokens.
-pub const DEFAULT_CONTEXT: usize = 4096;
 
 impl Default for EngineOptions {
     fn default() -> Self {
@@ -85,11 +84,34 @@ impl Default for EngineOptions {
 /// Whether there is memory for a second copy of `bytes`, and a quarter more for what else a model takes. Where the system
 /// doesn't say, there is.
 fn has_room(bytes: u64) -> bool {
-    let Ok(text) = std::fs::read_to_string("/proc/meminfo") else { return true };
-    let kib = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix("kB")?.trim().parse().ok());
-    kib.is_none_or(|kib: u64| bytes + bytes / 4 <= kib * 1024)
+    context::free_memory().is_none_or(|free| bytes + bytes / 4 <= free)
+}
+
+impl EngineOptions {
+    /// Sizes for a model; `free_bytes` tells the memory that is left beside its weights, where that is known.
+    fn limits(&self, config: &Config, free_bytes: impl FnOnce() -> Option<u64>) -> Limits {
+        let n_seq = self.n_seq.max(1);
+        let n_outputs = if self.n_outputs == 0 { n_seq } else { self.n_outputs };
+        let (n_batch, n_ctx) = (self.n_batch, self.n_ctx);
+        let mut limits = Limits { n_batch, n_outputs, n_seq, n_ctx, kv: self.kv, kv_bytes: self.kv_bytes };
+        if n_ctx == 0 {
+            limits = context::fit(config, limits, free_bytes());
+        }
+        limits.n_batch = n_batch.clamp(1, limits.n_ctx.saturating_mul(n_seq));
+        limits.n_outputs = n_outputs.min(limits.n_batch);
+        limits
+    }
+}
+
+/// Memory that is left beside `weight_bytes` of weights where the model will be.
+fn free_bytes(vulkan: Option<&Vulkan>, weight_bytes: u64) -> Option<u64> {
+    let free = match vulkan.map(Vulkan::info) {
+        Some(info) if matches!(info.kind, DeviceKind::Discrete | DeviceKind::Virtual) => Some(info.memory_bytes),
+        // The device's memory is the machine's.
+        Some(info) => context::free_memory().map(|bytes| bytes.min(info.memory_bytes)),
+        None => context::free_memory(),
+    };
+    free.map(|bytes| bytes.saturating_sub(weight_bytes))
 }
 
 /// An op of a profiled pass.
@@ -136,23 +158,7 @@ impl Engine {
         let rope = RopeTable::new(&config, rope_factors(&gguf, &config)?.as_deref());
         let tokenizer = Tokenizer::from_gguf(gguf.metadata())?;
         let chat_template = ChatTemplate::from_gguf(gguf.metadata(), &tokenizer)?;
-        let n_ctx = match options.n_ctx {
-            0 => config.n_ctx_train.min(DEFAULT_CONTEXT),
-            n => n,
-        };
-        let n_seq = options.n_seq.max(1);
-        let n_batch = options.n_batch.clamp(1, n_ctx.saturating_mul(n_seq));
-        let n_outputs = if options.n_outputs == 0 { n_seq } else { options.n_outputs };
-        let limits = Limits {
-            n_batch,
-            n_outputs: n_outputs.min(n_batch),
-            n_seq,
-            n_ctx,
-            kv: options.kv,
-            kv_bytes: options.kv_bytes,
-        };
         let (total, bytes_per_token) = (plan.bytes(), plan.bytes_per_token(&config));
-        let kv = KvPages::new(KvLayout::new(&config, &limits)?);
         let mut progress = |done| progress(done, total);
         let open = |selector: Option<&str>| {
             let (validation, shaders) = (options.validation, options.shaders.as_deref());
@@ -168,6 +174,8 @@ impl Engine {
                 None => None,
             },
         };
+        let limits = options.limits(&config, || free_bytes(vulkan.as_ref(), total));
+        let kv = KvPages::new(KvLayout::new(&config, &limits)?);
         let runner = match vulkan {
             Some(mut backend) => {
                 let tuning = *backend.tuning();
@@ -245,6 +253,13 @@ impl Engine {
     /// Most tokens in one pass.
     pub fn n_batch(&self) -> usize {
         self.limits.n_batch
+    }
+
+    /// Bytes of keys and values that are set aside.
+    pub fn kv_bytes(&self) -> u64 {
+        let layout = self.kv.layout();
+        let elements = |il| layout.layer_elements(&self.config, il) as u64;
+        (0..self.config.n_layer()).map(|il| layout.options.bytes(elements(il))).sum()
     }
 
     /// How keys and values are stored.

@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod chat;
+mod context;
 pub mod drafts;
 mod engine;
 mod error;
@@ -21,5 +22,6 @@ pub mod synth;
 pub mod tokenizer;
 pub mod trace;
 
-pub use engine::{BackendChoice, DEFAULT_CONTEXT, Engine, EngineOptions, OpTime};
+pub use context::LEAST_CONTEXT;
+pub use engine::{BackendChoice, Engine, EngineOptions, OpTime};
 pub use error::{Error, RequestError};

@@ -3,9 +3,10 @@
 
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
+use serde::{Deserialize, Serialize};
 
 /// How tokens are drawn. The defaults are llama.cpp's.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SamplerParams {
     /// Divides the logits; 0 takes the most probable token.
     pub temperature: f32,
@@ -21,7 +22,8 @@ pub struct SamplerParams {
     pub repeat_last_n: usize,
     /// Seed of the generator.
     pub seed: u64,
-    /// How many of the most probable tokens are reported with their log-probabilities.
+    /// How many of the most probable tokens are reported with their log-probabilities. No setting of a run: not stored.
+    #[serde(skip)]
     pub n_top_logprobs: usize,
 }
 

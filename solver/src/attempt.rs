@@ -323,7 +323,7 @@ impl Attempt {
     }
 
     fn tokens_left(&self) -> usize {
-        self.options.max_tokens.saturating_sub(self.generated_tokens)
+        self.options.token_limit().saturating_sub(self.generated_tokens)
     }
 
     /// Acts on the first part that matters; what the model wrote after a call in the same token was written without
@@ -376,7 +376,7 @@ impl Attempt {
 
     fn call(&mut self, tool: String, call: Result<String, (String, BadCall)>) -> Action {
         self.called = tool;
-        if self.tokens_left() < MIN_ANSWER_TOKENS.min(self.options.max_tokens) {
+        if self.tokens_left() < MIN_ANSWER_TOKENS.min(self.options.token_limit()) {
             return self.finish(AttemptEnd::TokenBudget);
         }
         let is_allowed = self.tool_calls < self.options.max_turns && !self.options.no_python;

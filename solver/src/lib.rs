@@ -39,7 +39,7 @@ pub mod vote;
 pub use answer::AnswerRange;
 pub use conversation::ChatSettings;
 pub use local::LocalModel;
-pub use model::{LanguageModel, Message, ModelError, Sampling};
+pub use model::{LanguageModel, Message, ModelError, SamplerParams};
 pub use options::SolverOptions;
 pub use problem::{Problem, ProblemError, ProblemSet, demo_set};
 pub use protocol::Protocol;

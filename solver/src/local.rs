@@ -3,12 +3,11 @@
 //! Owns no sampling and no state of sequences; what a conversation looks like is `conversation`'s business. Called by
 //! the command line, which builds the engine.
 
-use engine::sampler::SamplerParams;
 use engine::scheduler::{EndReason, Scheduler, SeqId};
 
 use crate::confidence;
 use crate::conversation::{Chat, ChatSettings};
-use crate::model::{LanguageModel, Message, ModelError, ModelEvent, Rendered, Sampling, TurnEnd};
+use crate::model::{LanguageModel, Message, ModelError, ModelEvent, Rendered, SamplerParams, TurnEnd};
 use crate::protocol::Protocol;
 
 /// A model on this machine.
@@ -82,11 +81,8 @@ impl LanguageModel for LocalModel {
         self.scheduler.engine().tokenizer().encode_ordinary(text)
     }
 
-    fn start(&mut self, prompt: &[u32], sampling: &Sampling) -> Result<SeqId, ModelError> {
-        let Sampling { temperature, top_k, top_p, min_p, repeat_penalty, repeat_last_n, seed } = *sampling;
-        let n_top_logprobs = confidence::TOP_K;
-        let params =
-            SamplerParams { temperature, top_k, top_p, min_p, repeat_penalty, repeat_last_n, seed, n_top_logprobs };
+    fn start(&mut self, prompt: &[u32], sampling: &SamplerParams) -> Result<SeqId, ModelError> {
+        let params = SamplerParams { n_top_logprobs: confidence::TOP_K, ..*sampling };
         Ok(self.scheduler.start(prompt, &params).map_err(engine::Error::from)?)
     }
 

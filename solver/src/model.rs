@@ -9,7 +9,7 @@ use std::hash::Hash;
 
 use engine::chat::harmony::HarmonyError;
 pub use engine::chat::{Message, ToolCall};
-use serde::{Deserialize, Serialize};
+pub use engine::sampler::SamplerParams;
 
 /// A language model that serves many sequences, one batch a step.
 pub trait LanguageModel {
@@ -32,7 +32,7 @@ pub trait LanguageModel {
     /// Plain text to tokens; special tokens that the text spells stay text.
     fn tokenize_text(&self, text: &str) -> Vec<u32>;
     /// Begins a sequence. Refuses a prompt that doesn't fit and a sequence too many.
-    fn start(&mut self, prompt: &[u32], sampling: &Sampling) -> Result<Self::Seq, ModelError>;
+    fn start(&mut self, prompt: &[u32], sampling: &SamplerParams) -> Result<Self::Seq, ModelError>;
     /// Adds tokens that the model didn't write, and resumes the sequence.
     fn append(&mut self, seq: Self::Seq, tokens: &[u32]) -> Result<(), ModelError>;
     /// Takes a sequence out of the batch until something is appended.
@@ -54,39 +54,6 @@ pub struct Rendered {
     pub tokens: Vec<u32>,
     /// Whether the template itself has opened a thought (`<think>`), so that the model's text begins inside it.
     pub opens_thought: bool,
-}
-
-/// How the next token is chosen. Defaults are llama.cpp's.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Sampling {
-    /// 0 = always the likeliest token.
-    pub temperature: f32,
-    /// 0 = all.
-    pub top_k: usize,
-    /// 1 = off.
-    pub top_p: f32,
-    /// 0 = off.
-    pub min_p: f32,
-    /// 1 = off.
-    pub repeat_penalty: f32,
-    /// Tokens that the penalty looks back over.
-    pub repeat_last_n: usize,
-    /// Same seed, same tokens.
-    pub seed: u64,
-}
-
-impl Default for Sampling {
-    fn default() -> Self {
-        Sampling {
-            temperature: 0.8,
-            top_k: 40,
-            top_p: 0.95,
-            min_p: 0.05,
-            repeat_penalty: 1.0,
-            repeat_last_n: 64,
-            seed: 0,
-        }
-    }
 }
 
 /// One generated token.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::answer::AnswerRange;
 use crate::clock::budget::BudgetOptions;
 use crate::confidence::PruneOptions;
-use crate::model::Sampling;
+use crate::model::SamplerParams;
 use crate::protocol::Protocol;
 use crate::selection::Select;
 use crate::vote::{Counting, DEFAULT_CAP, StopRule, VoteRule};
@@ -29,8 +29,8 @@ pub struct SolverOptions {
     pub answer_range: AnswerRange,
     /// Answer written for a problem without any vote. Default 0.
     pub default_answer: i64,
-    /// Tokens that one attempt may generate (tool output isn't counted). Default 2048.
-    pub max_tokens: usize,
+    /// Tokens that one attempt may generate (tool output isn't counted). Default `None`: as many as the context holds.
+    pub max_tokens: Option<usize>,
     /// The model is told of no Python, and what it writes is never run. Default off.
     #[serde(default)]
     pub no_python: bool,
@@ -44,7 +44,7 @@ pub struct SolverOptions {
     /// When a problem may end before all its attempts have. Default [`StopRule::Unbeatable`].
     pub stop: StopRule,
     /// Sampling of every attempt; its seed is replaced by the attempt's own.
-    pub sampling: Sampling,
+    pub sampling: SamplerParams,
     /// Seed of the run, from which each attempt's is derived. Default 0.
     pub seed: u64,
     /// What decides the vote. Default [`VoteRule::Majority`].
@@ -73,13 +73,13 @@ impl Default for SolverOptions {
             attempts: 4,
             answer_range: AnswerRange::default(),
             default_answer: 0,
-            max_tokens: 2048,
+            max_tokens: None,
             no_python: false,
             max_turns: 6,
             python: Limits::default(),
             output_chars: 2048,
             stop: StopRule::Unbeatable,
-            sampling: Sampling::default(),
+            sampling: SamplerParams::default(),
             seed: 0,
             vote: VoteRule::Majority,
             confidence_cap: DEFAULT_CAP,
@@ -126,7 +126,7 @@ impl SolverOptions {
             if found < min { Err(OptionsError::TooSmall { name, found, min }) } else { Ok(()) }
         };
         at_least("attempts", self.attempts, 1)?;
-        at_least("max-tokens", self.max_tokens, 1)?;
+        at_least("max-tokens", self.token_limit(), 1)?;
         at_least("output characters", self.output_chars, 64)?;
         at_least("python timeout (ms)", usize::try_from(self.python.time_ms).unwrap_or(usize::MAX), 1)?;
         let at_most = |name, found: usize, max| {
@@ -145,6 +145,11 @@ impl SolverOptions {
             return Err(OptionsError::DefaultAnswer { found: self.default_answer, range: self.answer_range });
         }
         Ok(())
+    }
+
+    /// Tokens that one attempt may generate, should the context hold so many.
+    pub fn token_limit(&self) -> usize {
+        self.max_tokens.unwrap_or(usize::MAX)
     }
 
     /// How ballots are counted.

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::attempt::{Action, Attempt, AttemptEnd, MIN_ANSWER_TOKENS};
 use crate::clock::Clock;
-use crate::model::{LanguageModel, Message, ModelError, ModelEvent, Rendered, Sampling};
+use crate::model::{LanguageModel, Message, ModelError, ModelEvent, Rendered, SamplerParams};
 use crate::options::{SolverOptions, attempt_seed};
 use crate::problem::Problem;
 use crate::prompt;
@@ -279,7 +279,7 @@ impl<M: LanguageModel> Work<'_, M> {
             }
             while self.live.len() < self.model.n_seq() {
                 let Some(i) = self.waiting.pop_front() else { break };
-                let sampling = Sampling { seed: self.attempts[i].seed, ..self.options.sampling };
+                let sampling = SamplerParams { seed: self.attempts[i].seed, ..self.options.sampling };
                 match self.model.start(&prompt.tokens, &sampling) {
                     Ok(seq) => {
                         self.seqs[i] = Some(seq);
@@ -410,7 +410,7 @@ impl<M: LanguageModel> Work<'_, M> {
         self.seqs[i] = None;
         self.live.remove(&seq);
         self.model.release(seq);
-        let sampling = Sampling { seed: self.attempts[i].seed, ..self.options.sampling };
+        let sampling = SamplerParams { seed: self.attempts[i].seed, ..self.options.sampling };
         let seq = self.model.start(&prompt.tokens, &sampling)?;
         self.seqs[i] = Some(seq);
         self.live.insert(seq, i);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::answer::BoxWatcher;
 use crate::attempt::{Attempt, Step};
-use crate::model::{LanguageModel, Message, ModelError, Sampling};
+use crate::model::{LanguageModel, Message, ModelError, SamplerParams};
 use crate::options::{SolverOptions, attempt_seed};
 use crate::problem::Problem;
 use crate::protocol::{Part, Reader};
@@ -86,7 +86,7 @@ pub(crate) fn select<M: LanguageModel>(
         let mut started = Ok(());
         for (n, judge) in waiting.take(model.n_seq().saturating_sub(n_live)) {
             let seed = attempt_seed(options.seed, &format!("{}\u{0}select", problem.id), n + 1);
-            match model.start(&prompt.tokens, &Sampling { seed, ..options.sampling }) {
+            match model.start(&prompt.tokens, &SamplerParams { seed, ..options.sampling }) {
                 Ok(seq) => {
                     judge.reader = options.protocol.plain_reader(prompt.opens_thought);
                     judge.seq = Some(seq);
@@ -109,7 +109,7 @@ pub(crate) fn select<M: LanguageModel>(
         for event in events {
             let Some(judge) = judges.iter_mut().find(|j| j.seq == Some(event.seq)) else { continue };
             judge.take(&event.text, event.control.as_deref(), shown.len());
-            if judge.ended || event.end.is_some() || judge.n_tokens >= options.max_tokens {
+            if judge.ended || event.end.is_some() || judge.n_tokens >= options.token_limit() {
                 judge.ended = true;
                 judge.seq = None;
                 model.release(event.seq);

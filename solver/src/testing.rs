@@ -13,7 +13,7 @@ use std::time::Duration;
 use sandbox::{Limits, Outcome, Status};
 
 use crate::clock::FakeClock;
-use crate::model::{LanguageModel, Message, ModelError, ModelEvent, Rendered, Sampling, TurnEnd};
+use crate::model::{LanguageModel, Message, ModelError, ModelEvent, Rendered, SamplerParams, TurnEnd};
 use crate::tool::{Interpreter, PythonSession};
 
 /// What one sequence writes.
@@ -83,7 +83,7 @@ pub struct ScriptedModel {
 
 #[derive(Debug)]
 struct ScriptedSeq {
-    sampling: Sampling,
+    sampling: SamplerParams,
     text: String,
     n_tokens: usize,
     turns: VecDeque<String>,
@@ -158,7 +158,7 @@ impl ScriptedModel {
     }
 
     /// Sampling of the n-th sequence that was started.
-    pub fn sampling(&self, n: usize) -> &Sampling {
+    pub fn sampling(&self, n: usize) -> &SamplerParams {
         &self.seqs[n].sampling
     }
 
@@ -247,7 +247,7 @@ impl LanguageModel for ScriptedModel {
         tokens(text)
     }
 
-    fn start(&mut self, prompt: &[u32], sampling: &Sampling) -> Result<usize, ModelError> {
+    fn start(&mut self, prompt: &[u32], sampling: &SamplerParams) -> Result<usize, ModelError> {
         if self.n_live() == self.n_seq {
             return Err(ModelError::NoFreeSequence { n_seq: self.n_seq });
         }

@@ -185,12 +185,12 @@ fn a_block_that_the_turn_ends_in_still_runs() {
 
 #[test]
 fn the_token_budget_ends_an_attempt() {
-    let options = SolverOptions { max_tokens: 40, ..options(1) };
+    let options = SolverOptions { max_tokens: Some(40), ..options(1) };
     let (attempt, _) = attempt(Script::new(&["word "]).endless(), &options);
     assert_eq!(attempt.end, Some(AttemptEnd::TokenBudget));
     assert_eq!(attempt.generated_tokens, 40);
     // Too few tokens left for an answer: code isn't run, nothing is asked.
-    let tight = SolverOptions { max_tokens: 20, ..options };
+    let tight = SolverOptions { max_tokens: Some(20), ..options };
     let (attempt, _) = attempt_with(&[CALL, ANSWER], &tight);
     assert_eq!((attempt.end, attempt.tool_calls), (Some(AttemptEnd::TokenBudget), 0));
     let (attempt, _) = attempt_with(&["A turn that has no answer in it.", ANSWER], &tight);
@@ -353,7 +353,7 @@ fn ties_go_to_the_more_confident_answer() {
 #[test]
 fn time_and_interrupts_end_a_problem_with_the_votes_so_far() {
     let scripts = || [Script::new(&["\\boxed{5}"]), Script::new(&["word "]).endless()];
-    let options = SolverOptions { max_tokens: usize::MAX, ..options(2) };
+    let options = SolverOptions { max_tokens: None, ..options(2) };
     let mut model = ScriptedModel::new(scripts());
     let cancel = CancelToken::default();
     let mut solver = Solver { model: &mut model, python: python(), options: &options, cancel: cancel.clone() };

@@ -183,7 +183,7 @@ fn the_time_of_a_run_is_shared_and_ends_it() {
         let mut model = ScriptedModel::new(scripts).with_clock(clock.clone(), step);
         let budget =
             BudgetOptions { limit_ms: Some(limit_ms), problem_ms, reserve_ms: Some(1000), ..Default::default() };
-        let options = SolverOptions { max_tokens: usize::MAX, budget, ..options(1) };
+        let options = SolverOptions { max_tokens: None, budget, ..options(1) };
         let start = Arc::new(clock.clone());
         let setup = Setup { outputs: set.outputs(), clock: start, ..Setup::new(&options, 3) };
         let mut budgets = Vec::new();

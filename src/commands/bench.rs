@@ -261,21 +261,12 @@ fn measure_model(
     let room = |t: &Test| if t.is_shared { SHARED_ROOM } else { 0 };
     let longest = tests.iter().map(|t| t.n_depth + t.n_prompt + t.n_gen + room(t)).max().unwrap_or(0);
     let options = EngineOptions {
-        backend: args.device.backend.into(),
-        device: args.device.device.clone(),
         n_ctx: longest,
         n_seq: tests.iter().map(|t| t.n_parallel).max().unwrap_or(1),
         // A step of generation is one pass.
         n_batch: tests.iter().map(|t| t.n_parallel).fold(n_batch, usize::max),
-        n_outputs: 0,
         n_threads: threads,
-        exact: args.device.exact,
-        repack: !args.device.no_repack,
-        integer_dot: args.device.integer_dot,
-        validation: args.device.validation,
-        shaders: args.device.shaders.clone(),
-        kv: args.cache.options(),
-        kv_bytes: args.cache.kv_memory,
+        ..args.device.options(&args.cache)
     };
     let start = Instant::now();
     let mut engine = load::load_with(path, &options, quiet)?;

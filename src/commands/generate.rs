@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use engine::chat::harmony::ReasoningEffort;
 use engine::chat::{ChatTemplate, Clock};
 use engine::gguf::GgufFile;
+use engine::sampler::SamplerParams;
 use engine::scheduler::{EndReason, Event, Scheduler};
 use serde_json::json;
 use solver::local::LocalModel;
@@ -70,7 +71,8 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
     }
     let scheduler = load::load_to_serve(&args.model, &args.drafts, 1, quiet)?;
     let Prompt { mut scheduler, tokens, reader } = prompt(args, scheduler, &text)?;
-    let seq = scheduler.start(&tokens, &args.sampling.params(args.logprobs)).map_err(|e| failed(e.into()))?;
+    let sampling = SamplerParams { n_top_logprobs: args.logprobs, ..args.sampling.params() };
+    let seq = scheduler.start(&tokens, &sampling).map_err(|e| failed(e.into()))?;
     let mut transcriber = reader.map(|reader| Transcriber::new(reader, !args.json));
     let mut events = Vec::new();
     let mut finish = "length";

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 
-use engine::DEFAULT_CONTEXT;
 use engine::backend::Limits;
 use engine::footprint::{Footprint, Memory};
 use engine::gguf::{GgmlType, Header};
@@ -43,7 +42,7 @@ pub struct Args {
 /// What memory is computed for.
 #[derive(Clone, Copy, Debug, clap::Args)]
 struct SizeArgs {
-    /// Compute the memory for sequences of this many tokens; 0 = as trained, at most 4096
+    /// Compute the memory for sequences of this many tokens; 0 = as trained
     #[arg(short, long, value_name = "N", default_value_t = 0)]
     ctx_size: usize,
     /// Compute the memory for this many sequences at once
@@ -59,10 +58,7 @@ struct SizeArgs {
 
 impl SizeArgs {
     fn limits(&self, config: &Config) -> Limits {
-        let n_ctx = match self.ctx_size {
-            0 => config.n_ctx_train.min(DEFAULT_CONTEXT),
-            n => n,
-        };
+        let n_ctx = if self.ctx_size == 0 { config.n_ctx_train } else { self.ctx_size };
         let (n_batch, n_seq) = (self.batch_size, self.parallel);
         Limits {
             n_batch,

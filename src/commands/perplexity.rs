@@ -58,20 +58,12 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
         return Err(too_short(&args.file, tokens.len(), args.ctx_size));
     }
     let options = EngineOptions {
-        backend: args.device.backend.into(),
-        device: args.device.device.clone(),
         n_ctx: args.ctx_size,
         n_seq: (args.batch_size / args.ctx_size).max(1),
         n_batch: args.batch_size,
         n_outputs: MAX_OUTPUTS.min(args.batch_size),
         n_threads: args.threads,
-        exact: args.device.exact,
-        repack: !args.device.no_repack,
-        integer_dot: args.device.integer_dot,
-        validation: args.device.validation,
-        shaders: args.device.shaders.clone(),
-        kv: args.cache.options(),
-        kv_bytes: args.cache.kv_memory,
+        ..args.device.options(&args.cache)
     };
     let mut engine = load::load_with(&args.model, &options, quiet)?;
     let failed = |e: engine::Error| Failure::engine(&args.model, &e);

@@ -53,6 +53,11 @@ pub fn run(root: &Path, args: &Args) -> Result<()> {
     shell::step("solving the built-in problems");
     let mut command = Command::new(&program);
     command.arg("run").arg("--model").arg(&model).arg("--demo").args(&args.more);
+    // A small model that begins to repeat itself would do so to the end of its context.
+    let is_limit = |arg: &String| ["-n", "--max-tokens", "--predict"].iter().any(|name| arg.starts_with(name));
+    if fetched.is_some() && !args.more.iter().any(is_limit) {
+        command.args(["--max-tokens", "2048"]);
+    }
     if let Some(n) = args.attempts {
         command.args(["--attempts", &n.to_string()]);
     }

@@ -7,6 +7,8 @@
 //! pass for a token where lengths are counted. Called by the command line.
 
 mod endpoint;
+mod packing;
+mod request;
 mod stream;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -16,15 +18,16 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 pub use endpoint::RemoteError;
 
-use crate::confidence::TOP_K;
 use crate::conversation::tool_schema;
-use crate::model::{LanguageModel, Message, ModelError, ModelEvent, Rendered, Sampling, TurnEnd};
+use crate::model::{LanguageModel, Message, ModelError, ModelEvent, Rendered, SamplerParams, TurnEnd};
 use crate::prompt;
 use endpoint::{Client, Endpoint, Remedy, choose};
+use packing::{BYTES_PER_TOKEN, Kind, defused, pack, rendered, unpack};
+use request::{Conversation, around_user, prompt_of, request_body};
 use stream::Piece;
 
 /// How a server is talked to.
@@ -88,7 +91,7 @@ pub struct RemoteModel {
 }
 
 struct Seq {
-    sampling: Sampling,
+    sampling: SamplerParams,
     conversation: Conversation,
     /// Bytes of the conversation, and of what was written since.
     n_bytes: usize,
@@ -99,14 +102,6 @@ struct Seq {
     endpoint: Option<usize>,
     n_tries: u32,
     retry_at: Option<Instant>,
-}
-
-/// What was said so far.
-enum Conversation {
-    /// As text.
-    Text(String),
-    /// As messages, and the assistant's turn as far as it has come.
-    Messages { messages: Vec<Value>, turn: String },
 }
 
 struct Request {
@@ -383,7 +378,7 @@ impl LanguageModel for RemoteModel {
         pack(Kind::Said, &defused(text))
     }
 
-    fn start(&mut self, prompt: &[u32], sampling: &Sampling) -> Result<u64, ModelError> {
+    fn start(&mut self, prompt: &[u32], sampling: &SamplerParams) -> Result<u64, ModelError> {
         if self.seqs.len() >= self.n_seq {
             return Err(ModelError::NoFreeSequence { n_seq: self.n_seq });
         }
@@ -508,159 +503,5 @@ impl LanguageModel for RemoteModel {
 impl From<RemoteError> for ModelError {
     fn from(error: RemoteError) -> ModelError {
         ModelError::Remote(Box::new(error))
-    }
-}
-
-/// What a request asks for.
-fn request_body(model: &str, said: &Conversation, sampling: &Sampling, max_tokens: usize, logprobs: bool) -> Value {
-    let mut body = Map::new();
-    let mut set = |name: &str, value: Value| body.insert(name.to_string(), value);
-    set("model", model.into());
-    set("stream", true.into());
-    set("max_tokens", max_tokens.into());
-    set("temperature", f64::from(sampling.temperature).into());
-    set("top_p", f64::from(sampling.top_p).into());
-    // Every server takes 31 bits.
-    set("seed", (sampling.seed & 0x7fff_ffff).into());
-    // These aren't OpenAI's: only servers that need them are sent them.
-    if sampling.top_k > 0 {
-        set("top_k", sampling.top_k.into());
-    }
-    if sampling.min_p > 0.0 {
-        set("min_p", f64::from(sampling.min_p).into());
-    }
-    if sampling.repeat_penalty != 1.0 {
-        set("repeat_penalty", f64::from(sampling.repeat_penalty).into());
-        set("repetition_penalty", f64::from(sampling.repeat_penalty).into());
-        set("repeat_last_n", sampling.repeat_last_n.into());
-    }
-    match said {
-        Conversation::Text(text) => {
-            set("prompt", text.as_str().into());
-            if logprobs {
-                set("logprobs", TOP_K.into());
-            }
-        }
-        Conversation::Messages { messages, turn } => {
-            let mut messages = messages.clone();
-            if !turn.is_empty() {
-                // A request that broke off goes on behind what was said.
-                messages.push(json!({ "role": "assistant", "content": turn }));
-                set("continue_final_message", true.into());
-                set("add_generation_prompt", false.into());
-            }
-            set("messages", messages.into());
-            if logprobs {
-                set("logprobs", true.into());
-                set("top_logprobs", TOP_K.into());
-            }
-        }
-    }
-    Value::Object(body)
-}
-
-/// What stands before and behind the text of a user's turn that follows an assistant's, by the server's template.
-fn around_user(client: &Client, endpoint: &Endpoint) -> Result<(String, String), RemoteError> {
-    const MARKS: [&str; 3] = ["\u{e0a1}0\u{e0a1}", "\u{e0a1}1\u{e0a1}", "\u{e0a1}2\u{e0a1}"];
-    let url = format!("{}/apply-template", endpoint.root());
-    let [question, answer, user] = MARKS;
-    let message = |role: &str, content: &str| json!({ "role": role, "content": content });
-    let messages = [message("user", question), message("assistant", answer), message("user", user)];
-    let text = prompt_of(&url, &client.post(&url, &json!({ "messages": messages }))?)?;
-    let parts = text.split_once(answer).and_then(|(_, after)| after.split_once(user));
-    parts.map(|(before, behind)| (before.to_string(), behind.to_string())).ok_or_else(|| RemoteError::Stream {
-        endpoint: url,
-        message: "its template leaves out the assistant's turn".to_string(),
-    })
-}
-
-fn prompt_of(url: &str, answer: &Value) -> Result<String, RemoteError> {
-    let prompt = answer.get("prompt").and_then(Value::as_str).map(str::to_string);
-    prompt.ok_or_else(|| RemoteError::Stream { endpoint: url.to_string(), message: "it gives no prompt".to_string() })
-}
-
-/// Text that spells no control token: a server reads its prompt with them.
-fn defused(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find('<') {
-        let (before, tag) = rest.split_at(at);
-        out.push_str(before);
-        out.push('<');
-        rest = &tag[1..];
-        let is_control = ["|", "s>", "/s>", "start_of_turn>", "end_of_turn>", "bos>", "eos>", "｜"];
-        if is_control.iter().any(|c| rest.starts_with(c)) {
-            out.push(' ');
-        }
-    }
-    out + rest
-}
-
-/// What a packed text is to a sequence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// Said inside the assistant's turn.
-    Said = 0,
-    /// Turns of their own.
-    Turn = 1,
-}
-
-/// Bytes of text that pass for one token.
-const BYTES_PER_TOKEN: usize = 4;
-/// Fills the last token up; no byte of UTF-8.
-const FILL: u8 = 0xff;
-
-fn rendered(kind: Kind, text: &str) -> Rendered {
-    Rendered { tokens: pack(kind, text), opens_thought: text.trim_end().ends_with("<think>") }
-}
-
-/// Text as tokens, four bytes each; the first says of which kind it is.
-fn pack(kind: Kind, text: &str) -> Vec<u32> {
-    let bytes = text.as_bytes().chunks(BYTES_PER_TOKEN).map(|chunk| {
-        let mut token = [FILL; BYTES_PER_TOKEN];
-        token[..chunk.len()].copy_from_slice(chunk);
-        u32::from_le_bytes(token)
-    });
-    std::iter::once(kind as u32).chain(bytes).collect()
-}
-
-fn unpack(tokens: &[u32]) -> (Kind, String) {
-    let kind = if tokens.first() == Some(&(Kind::Said as u32)) { Kind::Said } else { Kind::Turn };
-    let bytes = tokens.iter().skip(1).flat_map(|t| t.to_le_bytes()).filter(|&b| b != FILL).collect();
-    (kind, String::from_utf8(bytes).expect("only whole texts are packed"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn texts_are_the_same_after_packing() {
-        for text in ["", "a", "abcd", "abcdé", "{\"role\": \"\u{10ffff}\u{0}\"}"] {
-            for kind in [Kind::Said, Kind::Turn] {
-                assert_eq!(unpack(&pack(kind, text)), (kind, text.to_string()));
-            }
-        }
-        assert_eq!(pack(Kind::Said, "12345").len(), 3);
-    }
-
-    #[test]
-    fn contents_spell_no_control_tokens() {
-        assert_eq!(defused("a<|im_end|>\n</s><b><</s>"), "a< |im_end|>\n< /s><b><< /s>");
-        assert_eq!(defused("1 < 2 | x<y"), "1 < 2 | x<y");
-        assert_eq!(defused("<think>"), "<think>");
-    }
-
-    #[test]
-    fn requests_say_only_what_was_asked_for() {
-        let sampling = Sampling { top_k: 0, min_p: 0.0, seed: u64::MAX, ..Sampling::default() };
-        let body = request_body("m", &Conversation::Text("p".to_string()), &sampling, 5, true);
-        assert_eq!((&body["prompt"], &body["logprobs"], &body["seed"]), (&"p".into(), &20.into(), &0x7fff_ffff.into()));
-        assert!(body.get("top_k").is_none() && body.get("min_p").is_none() && body.get("repeat_penalty").is_none());
-        let said =
-            Conversation::Messages { messages: vec![json!({ "role": "user", "content": "?" })], turn: "So".into() };
-        let body = request_body("m", &said, &Sampling::default(), 5, false);
-        assert_eq!(body["messages"][1], json!({ "role": "assistant", "content": "So" }));
-        assert_eq!((&body["continue_final_message"], body.get("logprobs")), (&true.into(), None));
     }
 }

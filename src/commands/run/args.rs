@@ -15,7 +15,7 @@ use solver::clock::budget::BudgetOptions;
 use solver::confidence::PruneOptions;
 use solver::remote::{Api, RemoteSettings};
 use solver::submission::is_parquet;
-use solver::{AnswerRange, ProblemSet, Protocol, Sampling, Select, SolverOptions, StopRule, VoteRule, demo_set};
+use solver::{AnswerRange, ProblemSet, Protocol, Select, SolverOptions, StopRule, VoteRule, demo_set};
 
 use crate::args::{
     Cli, Command, DraftArgs, ModelArgs, SamplingArgs, at_least_one, duration, positive, protocol, reasoning_effort,
@@ -124,9 +124,9 @@ pub struct SolvingArgs {
     /// Answer of problems without any vote
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     pub default_answer: i64,
-    /// Most tokens that an attempt writes
-    #[arg(short = 'n', long, visible_alias = "predict", value_name = "N", default_value_t = 2048, value_parser = at_least_one)]
-    pub max_tokens: usize,
+    /// Most tokens that an attempt writes; by default as many as the context holds
+    #[arg(short = 'n', long, visible_alias = "predict", value_name = "N", value_parser = at_least_one)]
+    pub max_tokens: Option<usize>,
     /// Nothing is run, and the model is told of no Python
     #[arg(long)]
     #[serde(default)]
@@ -369,15 +369,7 @@ impl Args {
                 Selector::GenSelect => Select::GenSelect,
             },
             select_votes: s.select_votes,
-            sampling: Sampling {
-                temperature: sampling.temp,
-                top_k: sampling.top_k,
-                top_p: sampling.top_p,
-                min_p: sampling.min_p,
-                repeat_penalty: sampling.repeat_penalty,
-                repeat_last_n: sampling.repeat_last_n,
-                seed: sampling.seed,
-            },
+            sampling: sampling.params(),
             seed: sampling.seed,
             budget: BudgetOptions {
                 limit_ms: t.time_limit.map(ms),
