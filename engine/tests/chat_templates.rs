@@ -73,6 +73,17 @@ fn the_environment_of_hugging_face() {
     renders("a\n    {% if true %}\nb\n    {% endif %}\nc\n", json!({}), "a\nb\nc");
     renders("{%- generation -%} x {%- endgeneration %}y", json!({}), "xy");
     renders("{% macro f(x, y=2) %}{{ x }}{{ y }}{{ bos_token }}{% endmacro %}{{ f(1) }}", json!({}), "12<s>");
+    renders(
+        "{% set ns = namespace(x=[]) %}{% for i in range(50) %}{% set ns.x = ns.x + [i] %}{% endfor %}\
+         {{ ns.x[48:] }} {{ (ns.x * 2) | length }} {{ ([1] + [2] * 2)[::-1] }} {{ [1, 2][1:] + ['a'] }}",
+        json!({}),
+        "[48, 49] 100 [2, 2, 1] [2, 'a']",
+    );
+    renders(
+        "{{ 1 + 2 }} {{ 1.5 * 2 }} {{ 'a' + 'b' * 2 }} {{ 'abc'[1:] }} {{ (1, 2) + (3,) }}",
+        json!({}),
+        "3 3.0 abb bc (1, 2, 3)",
+    );
     let t = ChatTemplate::new("{{ strftime_now('%Y') }}", "", "").unwrap();
     let year: i32 = t.render(&[], true, &json!({})).unwrap().parse().unwrap();
     assert!(year >= 2024, "the machine's clock");
@@ -148,10 +159,23 @@ fn row_31_work_without_end() {
         "{{ '{:>99999999999}'.format(1) }}",
         "{{ '{:>{}}'.format(1, 99999999999) }}",
         "{{ ('{0}' * 1000000).format('x' * 1000000) }}",
+        // Lists that double, whole and empty, as one knows them and as promises of minijinja's.
+        "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x | length }}",
+        "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = ns.x * 2 %}{% endfor %}{{ ns.x | length }}",
+        "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = (ns.x + ns.x)[:] %}{% endfor %}",
+        "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = ns.x | chain(ns.x) %}{% endfor %}",
+        "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = ns.x | zip(ns.x) %}{% endfor %}{{ ns.x }}",
+        "{% set ns = namespace(x=(1,)) %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+        "{% macro f(x, n) %}{% if n %}{{ f(x + x, n - 1) }}{% endif %}{% endmacro %}{{ f([1], 60) }}",
+        "{% set ns = namespace(x=range(99999) | list) %}{% for i in range(9999) %}{% set ns.x = ns.x[1:] * 1 %}{% endfor %}",
     ] {
         let error = fails(source);
         assert!(matches!(error, ChatError::TooMuchWork { .. } | ChatError::Render { .. }), "{source}: {error}");
     }
+    // Empty ones cost no memory, and no time.
+    let empty =
+        "{% set ns = namespace(x=[]) %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x }}";
+    assert_eq!(template(empty).render(&[], true, &json!({})).unwrap(), "[]");
     // A list inside a list inside a list: made, written and dropped on a stack that holds it.
     let nested = "{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = [ns.x] %}{% endfor %}";
     assert_eq!(template(nested).render(&[], true, &json!({})).unwrap(), "");

@@ -8,7 +8,7 @@ use minijinja::{Error, State};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
 /// Bytes that one unit of fuel pays for, as in minijinja itself.
-const BYTES_PER_FUEL: usize = 64;
+pub(super) const BYTES_PER_FUEL: usize = 64;
 /// A string may come back in pieces, each with a header.
 const BYTES_PER_FUEL_CUT: usize = 8;
 

@@ -4,15 +4,14 @@
 //! strings and dicts, `raise_exception`, `strftime_now`, `tojson` as `json.dumps` writes it, loop controls, the
 //! `generation` tag. A template is a program from an untrusted file: its length, the work it does and the memory it
 //! makes are bounded, and since the parser recurses into long expressions, it runs on a thread with a large stack.
-//! One hole is minijinja's (3.1): a list that is doubled with `+` more than thirty times is copied without being paid
-//! for. Called by the engine (once, at load) and by whoever makes prompts.
+//! Called by the engine (once, at load) and by whoever makes prompts.
 
 mod clock;
 pub mod harmony;
 mod json;
 mod methods;
+mod program;
 
-use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
 use minijinja::{AutoEscape, Environment, ErrorKind};
 use regex::Regex;
@@ -37,6 +36,8 @@ const NAME: &str = "chat template";
 /// A file's chat template, parsed.
 pub struct ChatTemplate {
     source: String,
+    /// The source as minijinja can parse it.
+    parseable: String,
     environment: Environment<'static>,
     bos: String,
     eos: String,
@@ -122,21 +123,21 @@ impl ChatTemplate {
             return Err(ChatError::LongTag { line, bytes, limit: MAX_TAG_BYTES });
         }
         let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.expect("the usual delimiters are valid"));
         environment.set_auto_escape_callback(|_| AutoEscape::None);
         environment.set_unknown_method_callback(methods::call);
         environment.add_filter("tojson", json::tojson);
         // Python iterates over strings, and templates tell text from parts by the order in which they ask.
         environment.add_test("iterable", |value: &Value| value.as_str().is_some() || value.try_iter().is_ok());
         environment.add_function("raise_exception", raise_exception);
+        program::install(&mut environment);
         Clock::default().install(&mut environment);
         let parseable = without_generation_tags(source);
-        on_large_stack(|| environment.add_template_owned(NAME, parseable))?.map_err(|e| ChatError::Syntax {
+        on_large_stack(|| program::compile(&parseable).map(|_| ()))?.map_err(|e| ChatError::Syntax {
             line: e.line().unwrap_or(0),
             problem: e.detail().map_or_else(|| e.kind().to_string(), str::to_owned),
         })?;
-        Ok(ChatTemplate { source: source.to_owned(), environment, bos: bos.to_owned(), eos: eos.to_owned() })
+        let (source, bos, eos) = (source.to_owned(), bos.to_owned(), eos.to_owned());
+        Ok(ChatTemplate { source, parseable, environment, bos, eos })
     }
 
     /// The same template with another idea of today's date, for `strftime_now`.
@@ -179,7 +180,7 @@ impl ChatTemplate {
         environment.set_fuel(Some(fuel));
         // Errors hold values of the template, which may be nested so deep that dropping them needs the large stack too.
         on_large_stack(move || {
-            let rendered = environment.get_template(NAME).and_then(|t| t.render(Value::from_pairs(variables)));
+            let rendered = program::run(&environment, &self.parseable, Value::from_pairs(variables));
             rendered.map_err(|e| ChatError::from_render(&e, fuel))
         })?
     }
