@@ -6,9 +6,9 @@ use engine::chat::harmony::Control;
 use sandbox::Status;
 use solver::attempt::{Attempt, AttemptEnd, Step};
 use solver::protocol::{Part, Reply, TOOL};
-use solver::rollout::Solver;
+use solver::rollout::{Solved, Solver};
 use solver::testing::{FakePython, Script, ScriptedModel};
-use solver::{CancelToken, Problem, Protocol, SolverOptions};
+use solver::{CancelToken, Problem, Protocol, SolverOptions, StopRule};
 
 /// Texts with calls, thoughts and mistakes in every protocol's form; each protocol has to read all of them.
 const CORPUS: [&str; 24] = [
@@ -313,6 +313,11 @@ fn python() -> Arc<FakePython> {
             let status = Status::Exception { kind: "NameError".to_string(), message: "no bad".to_string() };
             FakePython::outcome(status, "NameError: no bad\n")
         }
+        "slow" => FakePython::outcome(Status::TimedOut { limit_ms: 6000 }, "[stopped after 6 s]"),
+        "killed" => {
+            let status = Status::Crashed { reason: "its worker ended (signal: 9); its names are lost".to_string() };
+            FakePython::outcome(status, "[Python failed: its worker ended (signal: 9); its names are lost]\n")
+        }
         other => {
             let argument = other.split("print(").nth(1).and_then(|r| r.split(')').next()).unwrap_or("");
             FakePython::ok(&format!("{argument}\n"))
@@ -323,16 +328,21 @@ fn python() -> Arc<FakePython> {
 /// One attempt in which each sequence that is started has the next of these scripts.
 fn attempt_of(scripts: &[&[String]], options: &SolverOptions, seed: u64) -> (Attempt, ScriptedModel) {
     let script = |turns: &&[String]| Script::new(&turns.iter().map(String::as_str).collect::<Vec<_>>());
-    let controls = Control::ALL.map(Control::name);
-    let mut model = ScriptedModel::new(scripts.iter().map(script)).with_split(1 + seed as usize % 9, seed);
+    let (mut solved, model) = solve(scripts.iter().map(script), options, seed);
+    (solved.attempts.remove(0), model)
+}
+
+/// A problem whose sequences follow these scripts.
+fn solve(scripts: impl Iterator<Item = Script>, options: &SolverOptions, seed: u64) -> (Solved, ScriptedModel) {
+    let mut model = ScriptedModel::new(scripts).with_split(1 + seed as usize % 9, seed);
     if options.protocol == Protocol::Harmony {
-        model = model.with_controls(&controls, &["<|call|>", "<|return|>"]);
+        model = model.with_controls(&Control::ALL.map(Control::name), &["<|call|>", "<|return|>"]);
     }
     let problem = Problem { id: "p".to_string(), text: "What is $17 \\cdot 23$?".to_string(), answer: Some(391) };
     let mut solver = Solver { model: &mut model, python: python(), options, cancel: CancelToken::default() };
-    let mut solved = solver.solve(&problem, None, &mut |_| {});
+    let solved = solver.solve(&problem, None, &mut |_| {});
     assert_eq!(model.n_live(), 0, "every sequence is released");
-    (solved.attempts.remove(0), model)
+    (solved, model)
 }
 
 fn options(protocol: Protocol) -> SolverOptions {
@@ -541,4 +551,74 @@ fn what_follows_a_call_is_not_read() {
         },
         |d, attempt, _| assert_eq!(attempt.end, answered(391), "{}", d.protocol),
     );
+}
+
+#[test]
+fn a_box_out_of_range_is_named_and_the_model_asked_again() {
+    for_all(
+        |d| vec![(d.answer)("So it is \\boxed{100000}."), (d.answer)(BOX)],
+        |d, attempt, model| {
+            assert_eq!(attempt.end, answered(391), "{}", d.protocol);
+            assert_eq!(attempt.rejected, ["100000 is outside 0..99999"], "{}", d.protocol);
+            let last = model.text(model.n_started() - 1);
+            assert!(last.contains("<|user|>\n100000 is outside 0..99999. The answer is"), "{last}");
+        },
+    );
+    for_all(
+        |d| vec![(d.answer)("\\boxed{-1}"), (d.answer)("\\boxed{-1}")],
+        |d, attempt, _| {
+            assert_eq!(attempt.end, Some(AttemptEnd::NoAnswer), "{}", d.protocol);
+            assert!(attempt.rejected.iter().all(|r| r == "-1 is outside 0..99999"), "{:?}", attempt.rejected);
+        },
+    );
+}
+
+#[test]
+fn code_without_end_is_never_run_and_ends_with_the_tokens() {
+    for dialect in &DIALECTS {
+        let call = (dialect.call)("x = 1 + \\\n");
+        let open = &call[..call.find("x = 1 + ").unwrap() + "x = 1 + ".len()];
+        for seed in 0..24 {
+            let script = Script::new(&[&(open.to_string() + &"1 + ".repeat(2000))]);
+            let options = SolverOptions { max_tokens: Some(500), ..options(dialect.protocol) };
+            let (solved, _) = solve([script].into_iter(), &options, seed);
+            let attempt = &solved.attempts[0];
+            assert_eq!(attempt.end, Some(AttemptEnd::TokenBudget), "{}", dialect.protocol);
+            assert_eq!((attempt.tool_calls, attempt.generated_tokens), (0, 500), "{}", dialect.protocol);
+            assert_eq!(solved.votes.winner(), None, "{}", dialect.protocol);
+        }
+    }
+}
+
+#[test]
+fn a_sandbox_that_is_killed_or_too_slow_is_told_to_the_model_which_goes_on() {
+    for_all(
+        |d| vec![(d.call)("killed"), (d.call)("slow"), (d.call)("print(391)"), (d.answer)(BOX)],
+        |d, attempt, model| {
+            assert_eq!(attempt.end, answered(391), "{}", d.protocol);
+            assert_eq!((attempt.tool_calls, attempt.tool_errors), (3, 2), "{}", d.protocol);
+            let text = model.text(0);
+            for told in ["Python failed: its worker ended (signal: 9); its names are lost", "Use a faster method"] {
+                assert!(text.contains(told), "{}: {text}", d.protocol);
+            }
+        },
+    );
+}
+
+#[test]
+fn of_contradictory_boxes_the_first_whole_one_ends_an_attempt_and_attempts_vote() {
+    for_all(
+        |d| vec![(d.answer)("It is \\boxed{391}. No, it is \\boxed{392}."), (d.answer)("\\boxed{392}")],
+        |d, attempt, model| {
+            assert_eq!(attempt.end, answered(391), "{}", d.protocol);
+            assert_eq!(model.n_started(), 1, "{}: nothing is asked", d.protocol);
+        },
+    );
+    for dialect in &DIALECTS {
+        let says = |answer: u32| Script::new(&[&(dialect.answer)(&format!("\\boxed{{{answer}}}"))]);
+        let options = SolverOptions { attempts: 5, stop: StopRule::All, ..options(dialect.protocol) };
+        let votes = solve([5, 391, 6, 391, 7].map(says).into_iter(), &options, 1).0.votes;
+        assert_eq!(votes.winner(), Some(391), "{}", dialect.protocol);
+        assert_eq!(votes.rows.iter().map(|r| r.votes).collect::<Vec<_>>(), [2, 1, 1, 1], "{}", dialect.protocol);
+    }
 }
