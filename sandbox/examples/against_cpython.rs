@@ -1,7 +1,8 @@
 //! The sandbox beside a native CPython with sympy: the same programs, in turn, in one run; a table of times.
 //!
-//! `cargo run --release -p sandbox --example against_cpython [-- PYTHON [ROUNDS]]`; PYTHON is `python3` unless given
-//! and needs sympy. Medians of ROUNDS (3); every round runs each program once in both. Nothing here is asserted.
+//! `cargo run --release -p sandbox --example against_cpython [-- PYTHON [ROUNDS [RECORD]]]`; PYTHON is `python3` unless
+//! given and needs sympy. Medians of ROUNDS (3); every round runs each program once in both; all times go to the file
+//! RECORD, as JSON. Nothing here is asserted.
 
 use sandbox::{Limits, Python, Status};
 use std::{
@@ -66,6 +67,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let program = arguments.next().unwrap_or_else(|| "python3".into());
     let n_rounds: usize = arguments.next().map_or(Ok(3), |rounds| rounds.parse())?;
+    let record = arguments.next();
+    let mut samples = Vec::new();
     let python = Python::load(&mut |progress| eprintln!("{}", progress.stage))?;
     let list: Vec<String> = PROGRAMS.iter().map(|(_, a, b)| format!("[{}, {}]", quoted(a), quoted(b))).collect();
     let mut native = Command::new(&program)
@@ -90,10 +93,25 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let seconds = answers.next().ok_or("the native Python ended")??;
             theirs.push(seconds.trim().parse::<f64>()? * 1e3);
         }
+        samples.push(format!(
+            "    {{\"program\": {}, \"sandbox_ms\": {ours:.1?}, \"native_ms\": {theirs:.1?}}}",
+            quoted(name)
+        ));
         let (ours, theirs) = (median(&mut ours), median(&mut theirs));
         println!("{name:<36}{ours:>12.1}{theirs:>12.1}{:>9.2}", ours / theirs);
     }
     drop(ask);
     native.wait()?;
+    if let Some(record) = record {
+        let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+        let cpu = quoted(cpu.trim_start_matches([' ', '\t', ':']));
+        let n_cores = std::thread::available_parallelism()?;
+        let samples = samples.join(",\n");
+        std::fs::write(
+            record,
+            format!("{{\n  \"cpu\": {cpu},\n  \"n_cores\": {n_cores},\n  \"samples\": [\n{samples}\n  ]\n}}\n"),
+        )?;
+    }
     Ok(())
 }

@@ -3,7 +3,7 @@
 //! `cargo run --release -p sandbox --example timing [-- --cold]`; `--cold` prepares the interpreter again, in a cache
 //! directory of its own. Medians; nothing here is asserted.
 
-use sandbox::{Limits, Python};
+use sandbox::{Limits, Python, Workers};
 use std::time::{Duration, Instant};
 
 fn median(n_runs: usize, mut run: impl FnMut() -> Duration) -> Duration {
@@ -45,6 +45,35 @@ fn idle_mib(python: &Python, limits: Limits) -> f64 {
     (anonymous_kib() - before_kib) / 1024.0 / sessions.len() as f64
 }
 
+/// The same, where the session is a process of its own: the program `sandbox-worker` beside this one's directory.
+fn in_a_worker(python: &Python, limits: Limits) -> Result<(), sandbox::SandboxError> {
+    let mut program = std::env::current_exe().expect("this program's own path");
+    program.pop();
+    let program = program.with_file_name("sandbox-worker");
+    if !program.is_file() {
+        println!("(no {}: build it to measure sessions in processes)", program.display());
+        return Ok(());
+    }
+    let workers = Workers::new(python.clone(), program, []);
+    let first = |workers: &Workers| timed(|| workers.session(limits, 1).map(|mut session| session.run("print(1)"))).1;
+    println!(
+        "new process to first output               {:10.2} ms",
+        median(20, || first(&workers)).as_secs_f64() * 1e3
+    );
+    workers.keep_warm(2);
+    let warm = median(20, || {
+        std::thread::sleep(Duration::from_millis(300));
+        first(&workers)
+    });
+    println!("… one that was started ahead              {:10.2} ms", warm.as_secs_f64() * 1e3);
+    workers.keep_warm(0);
+    let mut session = workers.session(limits, 1)?;
+    session.run("from sympy import *\nx = symbols('x')");
+    let call = median(200, || timed(|| session.run("1 + 1")).1);
+    println!("… one more call, 1 + 1                    {:10.3} ms", call.as_secs_f64() * 1e3);
+    Ok(())
+}
+
 fn main() -> Result<(), sandbox::SandboxError> {
     let is_cold = std::env::args().any(|argument| argument == "--cold");
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -76,7 +105,10 @@ fn main() -> Result<(), sandbox::SandboxError> {
     let mut session = python.session(limits, 1)?;
     session.run("from sympy import *\nx = symbols('x')");
     let call = median(200, || timed(|| session.run("1 + 1")).1);
-    println!("one more call, 1 + 1                      {:10.2} ms", call.as_secs_f64() * 1e3);
+    println!("one more call, 1 + 1                      {:10.3} ms", call.as_secs_f64() * 1e3);
+    let calls = timed(|| (0..2000).for_each(|_| drop(session.run("1 + 1")))).1;
+    println!("… the mean of 2000 such calls             {:10.3} ms", calls.as_secs_f64() / 2.0);
+    in_a_worker(&python, limits)?;
     session.run("table = list(range(3_000_000))");
     let call = median(50, || timed(|| session.run("1 + 1")).1);
     println!("… with 100 MB of the user's own objects   {:10.2} ms", call.as_secs_f64() * 1e3);

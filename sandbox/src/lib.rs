@@ -7,6 +7,7 @@
 //! beside this crate. Surprising fact: a session is not "started"; it is a copy-on-write copy of the memory of an
 //! interpreter that has already imported sympy.
 
+mod alarm;
 mod cache;
 mod confine;
 mod outcome;
@@ -15,6 +16,7 @@ mod pages;
 mod python;
 mod session;
 mod snapshot;
+mod warm;
 mod wasi;
 mod worker;
 

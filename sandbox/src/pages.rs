@@ -1,9 +1,10 @@
 //! A checkpoint of a session's linear memory: the pages that differ from the image every session starts from.
 //!
 //! Called by `session` before each call, so that a call that is ended by force can be undone. On Linux the kernel
-//! says which pages were ever written (they are private copies of the image's), and only those are compared and kept;
-//! elsewhere all pages are. Surprising fact: restoring writes into a *fresh* instance, whose memory already is the
-//! image, so that no page of the image is ever stored twice.
+//! says which pages were ever written (they are private copies of the image's), and, where it can write-protect them
+//! without telling anyone (userfaultfd, Linux 6.7), which were written since the last checkpoint: only those are
+//! copied. Without that, written pages are compared; elsewhere all pages are. Surprising fact: restoring writes into a
+//! *fresh* instance, whose memory already is the image, so that no page of the image is ever stored twice.
 
 use std::collections::BTreeMap;
 
@@ -16,6 +17,8 @@ const PAGE_BYTES: usize = 4096;
 pub(crate) struct Checkpoint {
     pages: BTreeMap<usize, Box<[u8; PAGE_BYTES]>>,
     memory_bytes: usize,
+    /// How much of the memory the kernel watches for writes; 0 before the first `update`.
+    watched_bytes: usize,
 }
 
 impl Checkpoint {
@@ -29,22 +32,74 @@ impl Checkpoint {
         self.pages.len() * PAGE_BYTES
     }
 
-    /// Brings the checkpoint up to date with `memory`, the memory of the session it was last taken of.
-    pub(crate) fn take(&mut self, memory: &[u8]) {
+    /// A checkpoint of `memory` alone, which leaves other checkpoints of it as they are.
+    pub(crate) fn of(memory: &[u8]) -> Checkpoint {
+        let mut checkpoint = Checkpoint::default();
+        checkpoint.copy(memory, written_ranges(memory));
+        checkpoint
+    }
+
+    /// Brings the checkpoint up to date with `memory`, which must be the memory of the last `update`.
+    pub(crate) fn update(&mut self, memory: &[u8]) {
+        let ranges = match written_since(memory, self.watched_bytes) {
+            Some(ranges) => {
+                let is_first = self.watched_bytes == 0;
+                self.watched_bytes = memory.len();
+                // What was written before the kernel watched is among what was ever written.
+                if is_first { written_ranges(memory) } else { ranges }
+            }
+            None => {
+                self.watched_bytes = 0;
+                written_ranges(memory)
+            }
+        };
+        self.copy(memory, ranges);
+    }
+
+    /// The session goes on in another memory: the next `update` has to look at everything.
+    pub(crate) fn memory_was_replaced(&mut self) {
+        self.watched_bytes = 0;
+    }
+
+    fn copy(&mut self, memory: &[u8], ranges: Vec<std::ops::Range<usize>>) {
         self.memory_bytes = memory.len();
-        for range in written_ranges(memory) {
-            for page_idx in range {
-                let now = &memory[page_idx * PAGE_BYTES..][..PAGE_BYTES];
-                match self.pages.get_mut(&page_idx) {
-                    Some(kept) if kept[..] == *now => {}
-                    Some(kept) => kept.copy_from_slice(now),
-                    None => {
-                        let kept: Box<[u8]> = now.into();
-                        self.pages.insert(page_idx, kept.try_into().expect("a whole page"));
-                    }
+        for page_idx in ranges.into_iter().flatten() {
+            let now = &memory[page_idx * PAGE_BYTES..][..PAGE_BYTES];
+            match self.pages.get_mut(&page_idx) {
+                Some(kept) => kept.copy_from_slice(now),
+                None => {
+                    let kept: Box<[u8]> = now.into();
+                    self.pages.insert(page_idx, kept.try_into().expect("a whole page"));
                 }
             }
         }
+    }
+
+    /// The checkpoint as bytes: the memory's length, then each page behind its index, little-endian.
+    pub(crate) fn encode(&self, into: &mut Vec<u8>) {
+        into.reserve(8 + self.pages.len() * (8 + PAGE_BYTES));
+        into.extend_from_slice(&(self.memory_bytes as u64).to_le_bytes());
+        for (page_idx, page) in &self.pages {
+            into.extend_from_slice(&(*page_idx as u64).to_le_bytes());
+            into.extend_from_slice(&page[..]);
+        }
+    }
+
+    /// What `encode` wrote; None for bytes that it can't have written.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Checkpoint> {
+        let (memory_bytes, pages) = bytes.split_first_chunk::<8>()?;
+        let memory_bytes = usize::try_from(u64::from_le_bytes(*memory_bytes)).ok()?;
+        let entries = pages.chunks_exact(8 + PAGE_BYTES);
+        let is_whole = entries.remainder().is_empty();
+        let entry = |entry: &[u8]| {
+            let (page_idx, page) = entry.split_first_chunk::<8>()?;
+            let page_idx = usize::try_from(u64::from_le_bytes(*page_idx)).ok()?;
+            let is_inside = page_idx < memory_bytes / PAGE_BYTES;
+            let page: Box<[u8]> = page.into();
+            is_inside.then_some((page_idx, page.try_into().ok()?))
+        };
+        let pages = entries.map(entry).collect::<Option<BTreeMap<_, _>>>()?;
+        is_whole.then_some(Checkpoint { pages, memory_bytes, watched_bytes: 0 })
     }
 
     /// Writes the checkpoint into the memory of a fresh instance, which must be as long as the one it was taken of.
@@ -58,7 +113,16 @@ impl Checkpoint {
 /// Opens what checkpoints read, for a process that soon can open nothing.
 pub(crate) fn prepare() {
     #[cfg(target_os = "linux")]
-    linux::private_ranges(&[]);
+    linux::prepare();
+}
+
+/// Ranges of page indices that hold every private page written since this was last asked; None where the kernel can't
+/// tell. Watches the memory from `watched_bytes` on as well from now on.
+fn written_since(memory: &[u8], watched_bytes: usize) -> Option<Vec<std::ops::Range<usize>>> {
+    #[cfg(target_os = "linux")]
+    return linux::written_since(memory, watched_bytes);
+    #[cfg(not(target_os = "linux"))]
+    return None;
 }
 
 /// Ranges of page indices that hold every page written since the memory was mapped.
@@ -74,7 +138,13 @@ fn written_ranges(memory: &[u8]) -> Vec<std::ops::Range<usize>> {
 #[cfg(target_os = "linux")]
 mod linux {
     use super::PAGE_BYTES;
-    use std::{fs::File, ops::Range, os::fd::AsRawFd, os::unix::fs::FileExt, sync::OnceLock};
+    use std::{
+        fs::File,
+        ops::Range,
+        os::fd::{AsRawFd, FromRawFd, OwnedFd},
+        os::unix::fs::FileExt,
+        sync::OnceLock,
+    };
 
     /// `struct page_region` of linux/fs.h (6.7).
     #[repr(C)]
@@ -102,11 +172,86 @@ mod linux {
         return_mask: u64,
     }
 
+    const PAGE_IS_WRITTEN: u64 = 1 << 1;
     const PAGE_IS_FILE: u64 = 1 << 2;
     const PAGE_IS_PRESENT: u64 = 1 << 3;
     const PAGE_IS_SWAPPED: u64 = 1 << 4;
     /// `_IOWR('f', 16, struct pm_scan_arg)`.
     const PAGEMAP_SCAN: u64 = (3 << 30) | ((size_of::<ScanArgs>() as u64) << 16) | ((b'f' as u64) << 8) | 16;
+    /// Write-protects what matches, and refuses memory that isn't watched.
+    const WP_MATCHING_AND_CHECK: u64 = 0b11;
+
+    /// `struct uffdio_api` of linux/userfaultfd.h.
+    #[repr(C)]
+    struct UffdApi {
+        api: u64,
+        features: u64,
+        ioctls: u64,
+    }
+
+    /// `struct uffdio_register` of linux/userfaultfd.h.
+    #[repr(C)]
+    struct UffdRegister {
+        start: u64,
+        len: u64,
+        mode: u64,
+        ioctls: u64,
+    }
+
+    /// `_IOWR(0xAA, 0x3F, struct uffdio_api)` and `_IOWR(0xAA, 0x00, struct uffdio_register)`.
+    const UFFDIO_API: u64 = (3 << 30) | ((size_of::<UffdApi>() as u64) << 16) | (0xaa << 8) | 0x3f;
+    const UFFDIO_REGISTER: u64 = (3 << 30) | ((size_of::<UffdRegister>() as u64) << 16) | (0xaa << 8);
+    const UFFD_API: u64 = 0xaa;
+    const UFFD_USER_MODE_ONLY: libc::c_int = 1;
+    /// Protected pages that were never present count as protected; a write to one is let through and noted.
+    const WP_UNPOPULATED_AND_ASYNC: u64 = 1 << 13 | 1 << 15;
+    const REGISTER_MODE_WP: u64 = 1 << 1;
+
+    pub(super) fn prepare() {
+        pagemap();
+        watcher();
+    }
+
+    /// This process's userfaultfd; None where the kernel has none of the kind, or refuses it.
+    fn watcher() -> Option<&'static OwnedFd> {
+        static WATCHER: OnceLock<Option<OwnedFd>> = OnceLock::new();
+        let open = || {
+            // SAFETY: the call takes flags and touches no memory.
+            let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | UFFD_USER_MODE_ONLY) };
+            let fd = libc::c_int::try_from(fd).ok().filter(|fd| *fd >= 0)?;
+            // SAFETY: the descriptor was just made and belongs to nobody else.
+            let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+            let mut api = UffdApi { api: UFFD_API, features: WP_UNPOPULATED_AND_ASYNC, ioctls: 0 };
+            // SAFETY: `api` is a valid uffdio_api that outlives the call.
+            let is_agreed = unsafe { libc::ioctl(fd.as_raw_fd(), UFFDIO_API as _, &mut api) } == 0;
+            is_agreed.then_some(fd)
+        };
+        WATCHER.get_or_init(open).as_ref()
+    }
+
+    /// See the function of this name above.
+    pub(super) fn written_since(memory: &[u8], watched_bytes: usize) -> Option<Vec<Range<usize>>> {
+        let (pagemap, watcher) = (pagemap()?, watcher()?);
+        if has_other_pages() {
+            return None;
+        }
+        if let Some(unwatched) = memory.get(watched_bytes..).filter(|rest| !rest.is_empty()) {
+            let (start, len) = (unwatched.as_ptr() as u64, unwatched.len() as u64);
+            let mut register = UffdRegister { start, len, mode: REGISTER_MODE_WP, ioctls: 0 };
+            // SAFETY: `register` is a valid uffdio_register that outlives the call. Watching changes nothing that the
+            // memory's owner can see.
+            if unsafe { libc::ioctl(watcher.as_raw_fd(), UFFDIO_REGISTER as _, &mut register) } != 0 {
+                return None;
+            }
+        }
+        scan(pagemap, memory, WP_MATCHING_AND_CHECK, PAGE_IS_WRITTEN)
+    }
+
+    /// The bits of pagemap count pages of 4 KiB only where the kernel does.
+    fn has_other_pages() -> bool {
+        // SAFETY: sysconf has no preconditions.
+        unsafe { libc::sysconf(libc::_SC_PAGESIZE) != PAGE_BYTES as libc::c_long }
+    }
 
     fn pagemap() -> Option<&'static File> {
         static PAGEMAP: OnceLock<Option<File>> = OnceLock::new();
@@ -116,17 +261,15 @@ mod linux {
     /// Pages of `memory` that are the process's own: present or swapped, and not backed by a file. A copy that was
     /// made when a page of the image was written is one; so is every page beyond the image that was touched.
     pub(super) fn private_ranges(memory: &[u8]) -> Option<Vec<Range<usize>>> {
-        // The bits of pagemap count pages of 4 KiB only where the kernel does.
-        // SAFETY: sysconf has no preconditions.
-        if unsafe { libc::sysconf(libc::_SC_PAGESIZE) } != PAGE_BYTES as libc::c_long {
+        if has_other_pages() {
             return None;
         }
         let pagemap = pagemap()?;
-        scan(pagemap, memory).or_else(|| read(pagemap, memory))
+        scan(pagemap, memory, 0, 0).or_else(|| read(pagemap, memory))
     }
 
-    /// Asks the kernel for the ranges (Linux 6.7 and later).
-    fn scan(pagemap: &File, memory: &[u8]) -> Option<Vec<Range<usize>>> {
+    /// Asks the kernel for the ranges of private pages that are of the `required` category too (Linux 6.7 and later).
+    fn scan(pagemap: &File, memory: &[u8], flags: u64, required: u64) -> Option<Vec<Range<usize>>> {
         let base = memory.as_ptr() as u64;
         let end = base + memory.len() as u64;
         let mut start = base;
@@ -135,7 +278,7 @@ mod linux {
         while start < end {
             let mut args = ScanArgs {
                 size: size_of::<ScanArgs>() as u64,
-                flags: 0,
+                flags,
                 start,
                 end,
                 walk_end: 0,
@@ -143,7 +286,7 @@ mod linux {
                 n_regions: regions.len() as u64,
                 max_pages: 0,
                 category_inverted: PAGE_IS_FILE,
-                category_mask: PAGE_IS_FILE,
+                category_mask: PAGE_IS_FILE | required,
                 category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
                 return_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
             };
@@ -192,7 +335,7 @@ mod linux {
 
         /// A memory like a session's: a private mapping of a file with an anonymous part.
         #[test]
-        fn both_ways_find_every_written_page() {
+        fn all_ways_find_every_written_page() {
             let mut file = tempfile::tempfile().unwrap();
             std::io::Write::write_all(&mut file, &vec![7u8; 64 * PAGE_BYTES]).unwrap();
             // SAFETY: a new private mapping of an open file that nothing else writes; unmapped below.
@@ -216,8 +359,16 @@ mod linux {
             let expected = vec![3..6, 17..18, 63..64];
             let pagemap = pagemap().expect("/proc/self/pagemap");
             assert_eq!(read(pagemap, memory).unwrap(), expected);
-            if let Some(ranges) = scan(pagemap, memory) {
+            if let Some(ranges) = scan(pagemap, memory, 0, 0) {
                 assert_eq!(ranges, expected);
+            }
+            if let Some(first) = written_since(memory, 0) {
+                assert_eq!(first, expected);
+                assert!(written_since(memory, memory.len()).unwrap().is_empty());
+                (memory[4 * PAGE_BYTES], memory[20 * PAGE_BYTES]) = (2, 2);
+                assert_eq!(memory[41 * PAGE_BYTES], 7);
+                assert_eq!(written_since(memory, memory.len()).unwrap(), [4..5, 20..21]);
+                assert_eq!(read(pagemap, memory).unwrap(), [3..6, 17..18, 20..21, 63..64]);
             }
             // SAFETY: the mapping is not used after this.
             unsafe { libc::munmap(address, 64 * PAGE_BYTES) };
@@ -235,15 +386,36 @@ mod tests {
         let mut memory = image.clone();
         let mut checkpoint = Checkpoint::default();
         memory[5 * PAGE_BYTES + 9] = 42;
-        checkpoint.take(&memory);
+        checkpoint.update(&memory);
         memory[5 * PAGE_BYTES + 9] = 43;
         memory.extend([2; PAGE_BYTES]);
-        checkpoint.take(&memory);
+        checkpoint.memory_was_replaced();
+        checkpoint.update(&memory);
         let taken = memory.clone();
         memory[0] = 99;
         let mut fresh = image;
         fresh.resize(checkpoint.memory_bytes(), 0);
         checkpoint.restore(&mut fresh);
         assert!(fresh == taken);
+        let mut bytes = Vec::new();
+        checkpoint.encode(&mut bytes);
+        let mut again = vec![1u8; 8 * PAGE_BYTES];
+        again.resize(checkpoint.memory_bytes(), 0);
+        Checkpoint::decode(&bytes).unwrap().restore(&mut again);
+        assert!(again == taken);
+    }
+
+    #[test]
+    fn a_damaged_checkpoint_is_refused() {
+        let mut memory = vec![0u8; 4 * PAGE_BYTES];
+        memory[0] = 1;
+        let mut bytes = Vec::new();
+        Checkpoint::of(&memory).encode(&mut bytes);
+        for len in [0, 7, 9, bytes.len() - 1] {
+            assert!(Checkpoint::decode(&bytes[..len]).is_none(), "cut to {len}");
+        }
+        // A page beyond the memory.
+        bytes[8..16].copy_from_slice(&4u64.to_le_bytes());
+        assert!(Checkpoint::decode(&bytes).is_none());
     }
 }

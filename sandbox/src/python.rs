@@ -7,8 +7,10 @@
 use crate::{
     cache::Cache,
     outcome::{Limits, Progress, SandboxError},
-    session::Session,
-    snapshot, wasi,
+    session::{Live, Session, Snapshot},
+    snapshot,
+    warm::Warm,
+    wasi,
 };
 use sha2::{Digest, Sha256};
 use std::{
@@ -37,6 +39,7 @@ const HOST_STACK_BYTES: usize = 4 << 20;
 #[derive(Clone)]
 pub struct Python {
     inner: Arc<Inner>,
+    warm: Arc<Warm<Live>>,
 }
 
 pub(crate) struct Inner {
@@ -106,12 +109,27 @@ impl Python {
         let memory = module.get_export("memory").and_then(|export| export.memory().cloned());
         let memory = memory.ok_or_else(|| SandboxError::BadModule { reason: "it exports no memory".into() })?;
         let image_bytes = memory.minimum() * memory.page_size();
-        Ok(Python { inner: Arc::new(Inner { file, engine, instance: instance.map_err(failed)?, image_bytes }) })
+        let inner = Inner { file, engine, instance: instance.map_err(failed)?, image_bytes };
+        Ok(Python { inner: Arc::new(inner), warm: Arc::new(Warm::new()) })
     }
 
     /// A session that nothing has run in. `seed` determines all of its randomness.
     pub fn session(&self, limits: Limits, seed: u64) -> Result<Session, SandboxError> {
-        Session::new(Arc::clone(&self.inner), limits, seed)
+        Session::new(Arc::clone(&self.inner), self.warm.take(), limits, seed)
+    }
+
+    /// A session that goes on from a snapshot made in another process.
+    pub(crate) fn session_from(&self, limits: Limits, snapshot: &[u8]) -> Result<Session, SandboxError> {
+        let snapshot = Snapshot::decode(Arc::clone(&self.inner), limits, snapshot);
+        let damaged = || SandboxError::Session { reason: "the snapshot is damaged".into() };
+        snapshot.ok_or_else(damaged)?.session()
+    }
+
+    /// Keeps `n` interpreters made ahead for the sessions to come; each costs about half a megabyte.
+    pub fn keep_warm(&self, n: usize) {
+        let inner = Arc::clone(&self.inner);
+        // What is wrong with one is said when a session is asked for.
+        self.warm.keep(n, move || Live::new(&inner).ok());
     }
 }
 

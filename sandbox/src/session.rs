@@ -1,19 +1,20 @@
 //! A Python session: names persist from call to call; a call that is ended by force leaves no trace.
 //!
 //! Owns one instance of the interpreter, the limits, and the checkpoint that a stopped call is undone with. Called by
-//! whoever runs code; not shared between threads, but it may move. Surprising fact: each call runs on a thread of its
-//! own with a large stack, while the calling thread is the call's alarm clock.
+//! whoever runs code; not shared between threads, but it may move. Surprising fact: a call runs on another thread, one
+//! with a large stack, unless the calling thread has such a stack itself (`alarm`).
 
 use crate::{
+    alarm::{Alarm, on_large_stack},
     outcome::{Completeness, Limits, Outcome, SandboxError, Status},
     output::Output,
     pages::Checkpoint,
-    python::{Inner, STACK_BYTES},
+    python::Inner,
     wasi::{self, Host, Interrupt, Random, Stop},
 };
 use std::{
-    sync::{Arc, mpsc},
-    thread,
+    ops::{Deref, DerefMut},
+    sync::Arc,
     time::{Duration, Instant},
 };
 use wasmtime::{Instance, Memory, Store, Trap, TypedFunc};
@@ -23,8 +24,6 @@ const GUEST_OK: i32 = 0;
 const GUEST_EXCEPTION: i32 = 1;
 const GUEST_EXITED: i32 = 2;
 
-/// How long a call may take to stop once it has been told to; told again then.
-const ALARM_REPEAT: Duration = Duration::from_millis(20);
 /// Answering whether code is complete takes microseconds; this bounds hostile code.
 const COMPLETENESS_LIMIT: Duration = Duration::from_secs(2);
 /// An exception that is raised because the time is over is raised again this often until the grace is over.
@@ -42,12 +41,14 @@ pub struct Session {
     live: Live,
     /// The memory as it was before the current call, once there has been one.
     checkpoint: Option<Checkpoint>,
+    /// Whether the checkpoint is the memory as it is now.
+    is_saved: bool,
     n_calls: u64,
 }
 
 /// An instance and the functions it exports.
-struct Live {
-    store: Store<Host>,
+pub(crate) struct Live {
+    store: OnLoan,
     memory: Memory,
     input: TypedFunc<u32, u32>,
     reseed: TypedFunc<u64, i32>,
@@ -57,18 +58,41 @@ struct Live {
     report_len: TypedFunc<(), u32>,
 }
 
+/// A store that the thread of a call owns while it runs.
+struct OnLoan(Option<Store<Host>>);
+
+impl Deref for OnLoan {
+    type Target = Store<Host>;
+
+    fn deref(&self) -> &Store<Host> {
+        self.0.as_ref().expect("the store comes back from a call before anything else asks for it")
+    }
+}
+
+impl DerefMut for OnLoan {
+    fn deref_mut(&mut self) -> &mut Store<Host> {
+        self.0.as_mut().expect("the store comes back from a call before anything else asks for it")
+    }
+}
+
 impl Session {
-    pub(crate) fn new(python: Arc<Inner>, limits: Limits, seed: u64) -> Result<Session, SandboxError> {
+    pub(crate) fn new(
+        python: Arc<Inner>,
+        warm: Option<Live>,
+        limits: Limits,
+        seed: u64,
+    ) -> Result<Session, SandboxError> {
         python.check(limits)?;
-        let live = Live::seeded(&python, limits, seed)?;
-        Ok(Session { python, limits, seed, live, checkpoint: None, n_calls: 0 })
+        let mut live = warm.map_or_else(|| Live::new(&python), Ok)?;
+        live.seed(&python, limits, seed)?;
+        Ok(Session { python, limits, seed, live, checkpoint: None, is_saved: false, n_calls: 0 })
     }
 
     /// Changes the limits of the calls to come. The memory that the session already has is kept.
     pub fn set_limits(&mut self, limits: Limits) -> Result<(), SandboxError> {
         self.python.check(limits)?;
         self.limits = limits;
-        self.live.limit_memory(&self.python, limits);
+        self.live.limit(&self.python, limits);
         Ok(())
     }
 
@@ -78,8 +102,9 @@ impl Session {
             return self.no_calls_left();
         }
         self.n_calls += 1;
-        self.save();
         let started = Instant::now();
+        self.save();
+        self.is_saved = false;
         let random = self.live.store.data().random;
         self.live.begin(self.limits, Duration::from_millis(self.limits.time_ms));
         self.live.begin_softly(Duration::from_millis(self.limits.grace_ms));
@@ -118,8 +143,7 @@ impl Session {
 
     /// The session as it is now, to make others of. Costs a copy of the memory that it has written.
     pub fn snapshot(&self) -> Snapshot {
-        let mut checkpoint = Checkpoint::default();
-        checkpoint.take(self.live.memory.data(&self.live.store));
+        let checkpoint = Checkpoint::of(self.live.memory.data(&*self.live.store));
         Snapshot {
             python: Arc::clone(&self.python),
             limits: self.limits,
@@ -139,6 +163,7 @@ impl Session {
     /// Whether `code` is a whole cell or needs more lines, as the interactive interpreter decides it.
     pub fn is_complete(&mut self, code: &str) -> Completeness {
         self.save();
+        self.is_saved = false;
         let random = self.live.store.data().random;
         self.live.begin(self.limits, COMPLETENESS_LIMIT);
         let answer = self.live.call(&self.python, code, |live| live.is_complete.clone());
@@ -155,11 +180,16 @@ impl Session {
         }
     }
 
-    /// Remembers the memory before a call. The first call starts from the image and needs nothing remembered.
-    fn save(&mut self) {
+    /// Remembers the memory as it is before the next call. Before the first one it is the image, and nothing has to be
+    /// remembered.
+    pub(crate) fn save(&mut self) {
+        if self.is_saved {
+            return;
+        }
+        self.is_saved = true;
         match &mut self.checkpoint {
             None => self.checkpoint = Some(Checkpoint::default()),
-            Some(checkpoint) => checkpoint.take(self.live.memory.data(&self.live.store)),
+            Some(checkpoint) => checkpoint.update(self.live.memory.data(&*self.live.store)),
         }
     }
 
@@ -183,15 +213,16 @@ impl Session {
     /// Replaces the instance by a fresh one with the memory of the checkpoint. The output so far is carried over.
     fn roll_back(&mut self, random: Random) -> Result<(), SandboxError> {
         let n_bytes = self.checkpoint.as_ref().map_or(0, Checkpoint::memory_bytes);
-        let mut fresh = if n_bytes == 0 {
-            Live::seeded(&self.python, self.limits, self.seed)?
-        } else {
-            Live::new(&self.python, self.limits, self.seed)?
-        };
+        let mut fresh = Live::new(&self.python)?;
         if let Some(checkpoint) = self.checkpoint.as_ref().filter(|_| n_bytes > 0) {
+            fresh.limit(&self.python, self.limits);
             fresh.restore(checkpoint, random)?;
         } else {
+            fresh.seed(&self.python, self.limits, self.seed)?;
             self.checkpoint = None;
+        }
+        if let Some(checkpoint) = &mut self.checkpoint {
+            checkpoint.memory_was_replaced();
         }
         fresh.store.data_mut().output = self.live.take_output(self.limits);
         fresh.store.data_mut().started = self.live.store.data().started;
@@ -216,14 +247,36 @@ pub struct Snapshot {
 impl Snapshot {
     /// A session with the names and values, the random state, the clock and the limits of that moment.
     pub fn session(&self) -> Result<Session, SandboxError> {
-        let mut live = Live::new(&self.python, self.limits, self.seed)?;
+        self.python.check(self.limits)?;
+        let mut live = Live::new(&self.python)?;
+        live.limit(&self.python, self.limits);
         live.restore(&self.checkpoint, self.random)?;
         let host = live.store.data_mut();
         host.started = Instant::now().checked_sub(self.clock).unwrap_or(host.started);
         // The first call of the new session has to find the state to return to.
         let checkpoint = Some(Checkpoint::default());
         let (python, n_calls) = (Arc::clone(&self.python), self.n_calls);
-        Ok(Session { python, limits: self.limits, seed: self.seed, live, checkpoint, n_calls })
+        Ok(Session { python, limits: self.limits, seed: self.seed, live, checkpoint, is_saved: false, n_calls })
+    }
+
+    /// The snapshot for another process that runs the same interpreter.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let clock_ms = u64::try_from(self.clock.as_millis()).unwrap_or(u64::MAX);
+        let mut bytes = Vec::new();
+        for number in [self.seed, self.random.0, clock_ms, self.n_calls] {
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        self.checkpoint.encode(&mut bytes);
+        bytes
+    }
+
+    /// The snapshot that `encode` wrote, or None for anything else.
+    pub(crate) fn decode(python: Arc<Inner>, limits: Limits, bytes: &[u8]) -> Option<Snapshot> {
+        let (head, pages) = bytes.split_first_chunk::<32>()?;
+        let number = |i: usize| u64::from_le_bytes(head[8 * i..][..8].try_into().expect("eight bytes"));
+        let checkpoint = Arc::new(Checkpoint::decode(pages)?);
+        let (seed, random, clock) = (number(0), Random(number(1)), Duration::from_millis(number(2)));
+        Some(Snapshot { python, limits, seed, checkpoint, random, clock, n_calls: number(3) })
     }
 
     /// Memory that the snapshot holds, in bytes.
@@ -233,8 +286,9 @@ impl Snapshot {
 }
 
 impl Live {
-    fn new(python: &Inner, limits: Limits, seed: u64) -> Result<Live, SandboxError> {
-        let host = Host::new(&python.engine, seed, limit_bytes(limits), limits.output_bytes);
+    /// A fresh instance, not limited and not seeded yet.
+    pub(crate) fn new(python: &Inner) -> Result<Live, SandboxError> {
+        let host = Host::new(&python.engine, 0, python.image_bytes as usize, 0);
         let mut store = Store::new(&python.engine, host);
         store.limiter(|host| host);
         store.epoch_deadline_callback(wasi::on_epoch);
@@ -252,7 +306,7 @@ impl Live {
         }
         store.data_mut().memory = Some(memory);
         store.data_mut().interrupt = Some(interrupt);
-        let mut live = Live {
+        Ok(Live {
             input: instance.get_typed_func(&mut store, "input").map_err(session_error)?,
             reseed: instance.get_typed_func(&mut store, "seed").map_err(session_error)?,
             run: instance.get_typed_func(&mut store, "run").map_err(session_error)?,
@@ -260,13 +314,11 @@ impl Live {
             report: instance.get_typed_func(&mut store, "report").map_err(session_error)?,
             report_len: instance.get_typed_func(&mut store, "report_len").map_err(session_error)?,
             memory,
-            store,
-        };
-        live.limit_memory(python, limits);
-        Ok(live)
+            store: OnLoan(Some(store)),
+        })
     }
 
-    fn limit_memory(&mut self, python: &Inner, limits: Limits) {
+    fn limit(&mut self, python: &Inner, limits: Limits) {
         let (hard, image) = (limit_bytes(limits), python.image_bytes as usize);
         let host = self.store.data_mut();
         host.limit_bytes = hard;
@@ -275,27 +327,30 @@ impl Live {
 
     /// Writes a checkpoint into a fresh instance.
     fn restore(&mut self, checkpoint: &Checkpoint, random: Random) -> Result<(), SandboxError> {
-        let missing_bytes = checkpoint.memory_bytes().saturating_sub(self.memory.data_size(&self.store)) as u64;
-        let missing_pages = missing_bytes.div_ceil(self.memory.page_size(&self.store));
-        self.memory.grow(&mut self.store, missing_pages).map_err(session_error)?;
-        checkpoint.restore(self.memory.data_mut(&mut self.store));
+        let missing_bytes = checkpoint.memory_bytes().saturating_sub(self.memory.data_size(&*self.store)) as u64;
+        let missing_pages = missing_bytes.div_ceil(self.memory.page_size(&*self.store));
+        self.memory.grow(&mut *self.store, missing_pages).map_err(session_error)?;
+        checkpoint.restore(self.memory.data_mut(&mut *self.store));
         let host = self.store.data_mut();
         host.random = random;
         host.is_memory_low = false;
         Ok(())
     }
 
-    /// A fresh instance whose random generators are the seed's own.
-    fn seeded(python: &Inner, limits: Limits, seed: u64) -> Result<Live, SandboxError> {
-        let mut live = Live::new(python, limits, seed)?;
-        live.begin(limits, SEED_LIMIT);
-        let reseed = live.reseed.clone();
-        let status = guarded(python, &mut live.store, |store| reseed.call(store, seed)).map_err(session_error)?;
-        let said = live.take_output(limits).finish().0;
+    /// Makes a fresh instance a session's: its limits, its clock, and random generators that are the seed's own.
+    fn seed(&mut self, python: &Inner, limits: Limits, seed: u64) -> Result<(), SandboxError> {
+        self.limit(python, limits);
+        let host = self.store.data_mut();
+        host.random = Random(seed);
+        host.started = Instant::now();
+        self.begin(limits, SEED_LIMIT);
+        let reseed = self.reseed.clone();
+        let status = self.guarded(python, move |store| reseed.call(store, seed)).map_err(session_error)?;
+        let said = self.take_output(limits).finish().0;
         if status != GUEST_OK {
             return Err(SandboxError::Session { reason: format!("seeding failed: {said}") });
         }
-        Ok(live)
+        Ok(())
     }
 
     /// Starts the clock and empties the output.
@@ -326,20 +381,40 @@ impl Live {
         code: &str,
         function: impl FnOnce(&Live) -> TypedFunc<(), i32>,
     ) -> wasmtime::Result<i32> {
-        let (function, input, memory) = (function(self), self.input.clone(), self.memory);
-        guarded(python, &mut self.store, |store| {
+        let (function, input, memory, code) = (function(self), self.input.clone(), self.memory, code.to_owned());
+        self.guarded(python, move |store| {
             let address = input.call(&mut *store, code.len() as u32)?;
             memory.write(&mut *store, address as usize, code.as_bytes())?;
             function.call(store, ())
         })
     }
 
+    /// Runs `act` with a large stack and ends it by an epoch change once the store's deadline has passed.
+    fn guarded<T: Send + 'static>(
+        &mut self,
+        python: &Inner,
+        act: impl FnOnce(&mut Store<Host>) -> wasmtime::Result<T> + Send + 'static,
+    ) -> wasmtime::Result<T> {
+        let host = self.store.data();
+        let deadline = host.soft_deadline.unwrap_or(host.deadline);
+        let mut store = self.store.0.take().expect("one call at a time");
+        store.set_epoch_deadline(1);
+        let alarm = Alarm::set(&python.engine, deadline);
+        let (store, result) = on_large_stack(move || {
+            let result = act(&mut store);
+            (store, result)
+        });
+        drop(alarm);
+        self.store.0 = Some(store);
+        result
+    }
+
     /// How a call that returned by itself ended.
     fn outcome_of(&mut self, status: i32, limits: Limits) -> (Status, Option<String>) {
         let (kind, message) = self.read_report();
         let status = match status {
-            GUEST_OK => Status::Ok,
-            GUEST_EXCEPTION if kind == "TimeoutError" && self.store.data().raised_timeout => {
+            GUEST_OK if !self.is_overdue() => Status::Ok,
+            GUEST_OK | GUEST_EXCEPTION if status == GUEST_OK || is_timeout(&kind, self.store.data()) => {
                 let what = format!("time limit of {} s reached", limits.time_ms as f64 / 1e3);
                 let note = format!("[{what}; the names bound so far are kept]");
                 return (Status::TimedOut { limit_ms: limits.time_ms }, Some(note));
@@ -349,6 +424,14 @@ impl Live {
             other => Status::Crashed { reason: format!("the interpreter returned {other}") },
         };
         (status, None)
+    }
+
+    /// Whether the time was over before the call ended, and the code ended before the exception reached it: a sleep that
+    /// was cut short at the very end of a cell.
+    fn is_overdue(&self) -> bool {
+        let host = self.store.data();
+        let kind = host.interrupt.and_then(|interrupt| self.memory.data(&*self.store).get(interrupt.kind));
+        host.raised_timeout && kind.is_some_and(|kind| *kind == wasi::INTERRUPT_TIME)
     }
 
     /// How a call that was ended by force ended.
@@ -372,9 +455,9 @@ impl Live {
     /// Kind and message of the last exception.
     fn read_report(&mut self) -> (String, String) {
         let read = |live: &mut Live| -> wasmtime::Result<Vec<u8>> {
-            let address = live.report.call(&mut live.store, ())? as usize;
-            let mut bytes = vec![0; live.report_len.call(&mut live.store, ())? as usize];
-            live.memory.read(&live.store, address, &mut bytes)?;
+            let address = live.report.call(&mut *live.store, ())? as usize;
+            let mut bytes = vec![0; live.report_len.call(&mut *live.store, ())? as usize];
+            live.memory.read(&*live.store, address, &mut bytes)?;
             Ok(bytes)
         };
         let report = read(self).unwrap_or_default();
@@ -387,39 +470,9 @@ impl Live {
     }
 }
 
-/// Runs `act` on a thread with a large stack and ends it by an epoch change once the store's deadline has passed.
-fn guarded<T: Send>(
-    python: &Inner,
-    store: &mut Store<Host>,
-    act: impl FnOnce(&mut Store<Host>) -> wasmtime::Result<T> + Send,
-) -> wasmtime::Result<T> {
-    let deadline = store.data().soft_deadline.unwrap_or(store.data().deadline);
-    store.set_epoch_deadline(1);
-    thread::scope(|scope| {
-        let (done, is_done) = mpsc::channel();
-        let builder = thread::Builder::new().name("python".into()).stack_size(STACK_BYTES);
-        let call = builder.spawn_scoped(scope, move || {
-            let result = act(store);
-            // The receiver lives until this thread is joined.
-            let _ = done.send(());
-            result
-        })?;
-        let mut wait = deadline.saturating_duration_since(Instant::now());
-        while is_done.recv_timeout(wait) == Err(mpsc::RecvTimeoutError::Timeout) {
-            python.engine.increment_epoch();
-            wait = ALARM_REPEAT;
-        }
-        call.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
-}
-
-/// Runs `act` on a thread with the stack that the interpreter may need.
-pub(crate) fn on_large_stack<T: Send>(act: impl FnOnce() -> T + Send) -> T {
-    thread::scope(|scope| {
-        let builder = thread::Builder::new().stack_size(STACK_BYTES);
-        let thread = builder.spawn_scoped(scope, act).expect("a thread while the interpreter is prepared");
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
+/// Whether an exception of this kind is the one that the host had raised.
+fn is_timeout(kind: &str, host: &Host) -> bool {
+    kind == "TimeoutError" && host.raised_timeout
 }
 
 /// Calls an export that returns an address and does nothing else.

@@ -4,7 +4,7 @@
 //! `python` when no compiled interpreter is cached. Surprising fact: the stack below its resting point is zeroed
 //! first. It is garbage, and pages that are zero need no room.
 
-use crate::{outcome::SandboxError, session, wasi};
+use crate::{alarm::on_large_stack, outcome::SandboxError, wasi};
 use std::{
     pin::pin,
     task::{Context, Poll, Waker},
@@ -26,7 +26,7 @@ pub(crate) fn snapshot(engine: &Engine, wasm: &[u8]) -> Result<Vec<u8>, SandboxE
     let wizer = Wizer::new();
     let (context, instrumented) = wizer.instrument(wasm).map_err(prepare("reading the module"))?;
     let module = Module::new(engine, &instrumented).map_err(prepare("compiling the module"))?;
-    let mut started = start(engine, &module).map_err(prepare("importing sympy"))?;
+    let mut started = on_large_stack(move || start(&module)).map_err(prepare("importing sympy"))?;
     let snapshot = ready(wizer.snapshot(&context, &mut started));
     snapshot.map_err(prepare("writing the snapshot"))
 }
@@ -38,7 +38,8 @@ struct Started {
     stack_top: usize,
 }
 
-fn start(engine: &Engine, module: &Module) -> wasmtime::Result<Started> {
+fn start(module: &Module) -> wasmtime::Result<Started> {
+    let engine = module.engine();
     let mut host = wasi::Host::new(engine, 0, INIT_BYTES, INIT_OUTPUT_BYTES);
     host.deadline = Instant::now() + INIT_LIMIT;
     let mut store = Store::new(engine, host);
@@ -46,14 +47,14 @@ fn start(engine: &Engine, module: &Module) -> wasmtime::Result<Started> {
     store.set_epoch_deadline(u64::MAX / 2);
     let instance = wasi::linker(engine, module)?.instantiate(&mut store, module)?;
     if let Ok(initialize) = instance.get_typed_func::<(), ()>(&mut store, "_initialize") {
-        session::on_large_stack(|| initialize.call(&mut store, ()))?;
+        initialize.call(&mut store, ())?;
     }
     let stack_top = match instance.get_global(&mut store, "__stack_pointer").map(|global| global.get(&mut store)) {
         Some(Val::I32(address)) => address as u32 as usize,
         _ => 0,
     };
     let init = instance.get_typed_func::<(), i32>(&mut store, "init")?;
-    let status = session::on_large_stack(|| init.call(&mut store, ()));
+    let status = init.call(&mut store, ());
     let said = std::mem::replace(&mut store.data_mut().output, crate::output::Output::new(0)).finish().0;
     match status {
         Ok(0) => Ok(Started { store, instance, stack_top }),

@@ -49,7 +49,7 @@ pub(crate) struct Interrupt {
 }
 
 /// Kinds of interrupts, shared with the guest.
-const INTERRUPT_TIME: u8 = 1;
+pub(crate) const INTERRUPT_TIME: u8 = 1;
 const INTERRUPT_MEMORY: u8 = 2;
 
 impl Host {

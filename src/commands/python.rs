@@ -1,5 +1,7 @@
 //! `aimo-engine python`: Python in the sandbox, as a REPL, from a file or from an argument. What is printed is what a
-//! notebook cell would show, or with `--json` the outcome as a script wants it.
+//! notebook cell would show, or with `--json` the outcome as a script wants it. `--serve` is in `python/serve.rs`.
+
+mod serve;
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -12,6 +14,8 @@ use crate::args::{at_least_one, seconds};
 use crate::commands::read_text;
 use crate::failure::Failure;
 
+/// Processes that are started ahead of the sessions that will need them.
+const N_WARM: usize = 2;
 /// Inputs that the REPL remembers between runs.
 const HISTORY_LEN: usize = 1000;
 
@@ -45,6 +49,8 @@ pub struct Args {
     /// Seed of Python's random numbers
     #[arg(short, long, value_name = "N", default_value_t = 0)]
     seed: u64,
+    #[command(flatten)]
+    server: serve::ServeArgs,
 }
 
 /// Runs the command.
@@ -52,6 +58,9 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
     let limits = limits(args);
     if args.limits {
         return print_limits(&limits, args.json, out);
+    }
+    if args.server.serve {
+        return serve::serve(&args.server, limits, load_workers(quiet)?, out);
     }
     let is_repl = args.code.is_none() && args.file.is_none() && std::io::stdin().is_terminal();
     if is_repl && args.json {
@@ -159,7 +168,9 @@ pub fn load_workers(quiet: bool) -> Result<Workers, Failure> {
     let python = load_python(quiet)?;
     let program = std::env::current_exe()
         .map_err(|e| Failure::new(format!("cannot find this program's own file: {e}"), "start it by its full path"))?;
-    Ok(Workers::new(python, program, ["python-worker".into()]))
+    let workers = Workers::new(python, program, ["python-worker".into()]);
+    workers.keep_warm(N_WARM);
+    Ok(workers)
 }
 
 /// The process of one session; speaks with the program that started it.

@@ -15,6 +15,7 @@ mod real_model;
 mod research;
 mod resume;
 mod run;
+mod serve;
 mod serving;
 mod synth;
 mod tiny;

@@ -54,12 +54,48 @@ pub fn build(root: &Path) -> Result<()> {
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| guest.join("target"), PathBuf::from);
     let wasm = target.join(TARGET).join("release").join("guest.wasm");
     let module = sandbox.join("guest.wasm.zst");
-    compress(&wasm, &module)?;
+    let stripped = wasm.with_extension("stripped.wasm");
+    let bytes = fs::read(&wasm).with_context(|| format!("cannot read {}", wasm.display()))?;
+    let mut bytes = without_custom_sections(&bytes).with_context(|| format!("{} is no module", wasm.display()))?;
+    hide_path(&mut bytes, &sandbox);
+    fs::write(&stripped, bytes).with_context(|| format!("cannot write {}", stripped.display()))?;
+    compress(&stripped, &module)?;
     let record = sandbox.join("guest.sha256");
     fs::write(&record, record_of(&sandbox)?).with_context(|| format!("cannot write {}", record.display()))?;
     let n_bytes = fs::metadata(&module).with_context(|| format!("cannot read {}", module.display()))?.len();
     step(&format!("{}: {:.1} MB", module.display(), n_bytes as f64 / 1e6));
     Ok(())
+}
+
+/// Overwrites every occurrence of `path` by slashes and its last part, at the same length: the places of panics carry
+/// the paths of crates that lie beside the guest, which no prefix of the compiler's flags covers.
+fn hide_path(module: &mut [u8], path: &Path) {
+    let path = path.as_os_str().as_encoded_bytes();
+    let last = path.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
+    let mut shown = vec![b'/'; last];
+    shown.extend_from_slice(&path[last..]);
+    let mut from = 0;
+    while let Some(at) = module[from..].windows(path.len()).position(|window| window == path) {
+        module[from + at..][..path.len()].copy_from_slice(&shown);
+        from += at + path.len();
+    }
+}
+
+/// A WebAssembly module without names and the like: magic and version, then sections of an id, a length (LEB128) and
+/// content; id 0 is a custom section. None for bytes that are no such thing.
+fn without_custom_sections(module: &[u8]) -> Option<Vec<u8>> {
+    let (head, mut rest) = module.split_first_chunk::<8>().filter(|(head, _)| head.starts_with(b"\0asm"))?;
+    let mut kept = head.to_vec();
+    while let Some(id) = rest.first() {
+        let n_len_bytes = 1 + rest[1..].iter().position(|byte| byte & 0x80 == 0)?;
+        let n_bytes = rest[1..=n_len_bytes].iter().rev().fold(0usize, |n, byte| n << 7 | usize::from(byte & 0x7f));
+        let (section, after) = rest.split_at_checked(1 + n_len_bytes + n_bytes)?;
+        if *id != 0 {
+            kept.extend_from_slice(section);
+        }
+        rest = after;
+    }
+    Some(kept)
 }
 
 /// Compresses `wasm` into `packed` with the `zstd` program; the decoder in the sandbox is Rust.

@@ -15,7 +15,7 @@ mod shell;
 mod test;
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -41,6 +41,12 @@ enum Task {
     Contest,
     /// Build the Python interpreter of the sandbox for WebAssembly (its result is kept in the repository)
     Guest,
+    /// Run CPython's own tests, or sympy's, in the sandbox: `suites cpython`, `suites sympy --native`
+    Suites {
+        /// cpython or sympy, --python PYTHON, --record, --native, names of modules
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Compute the whole reference logits of the models in the cache (needs python3 with gguf and numpy)
     Golden,
     /// Fetch models into the cache directory
@@ -59,6 +65,11 @@ fn main() -> ExitCode {
         Task::Coopmat(args) => coopmat::run(&root(), &args),
         Task::Contest => contest::run(&root()),
         Task::Guest => guest::build(&root()),
+        Task::Suites { args } => {
+            let mut cargo = Command::new("cargo");
+            cargo.current_dir(root()).args(["run", "--release", "-p", "sandbox", "--example", "suites", "--"]);
+            shell::run(cargo.args(args))
+        }
         Task::Golden => golden::run(&root()),
         Task::Models { names } => setup::ensure(&[setup::Need::Pip]).and_then(|()| {
             names.iter().try_for_each(|name| models::fetch(models::by_name(name)?, &models::dir()?).map(|_| ()))

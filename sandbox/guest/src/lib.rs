@@ -5,6 +5,7 @@
 //! host in `sandbox/src`. Surprising fact: `init` runs once per machine, not once per session. The memory it leaves
 //! behind, with sympy imported, is what every session starts from.
 
+mod allocator;
 mod arrays;
 mod cell;
 mod frozen;
@@ -13,6 +14,9 @@ mod ntheory;
 
 use rustpython_vm::{AsObject, Interpreter, InterpreterBuilder, PyObjectRef, PyResult, Settings, VirtualMachine};
 use std::{cell::RefCell, panic};
+
+#[global_allocator]
+static ALLOCATOR: allocator::Allocator = allocator::Allocator::new();
 
 /// What lives as long as the module's memory.
 #[derive(Default)]

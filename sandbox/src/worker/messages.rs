@@ -14,6 +14,9 @@ pub(super) enum Request {
     Start(Limits, u64),
     Run(String),
     IsComplete(String),
+    Snapshot,
+    /// As Start, but the session goes on from a snapshot.
+    Restore(Limits, Vec<u8>),
 }
 
 /// From a worker.
@@ -23,13 +26,15 @@ pub(super) enum Reply {
     Refused(String),
     Outcome(Outcome),
     Completeness(Completeness),
+    /// The session as bytes that only a session understands.
+    Snapshot(Vec<u8>),
 }
 
 /// Writes a frame.
 pub(super) fn write_frame(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     let len = u32::try_from(bytes.len()).map_err(|_| bad("a message of 4 GiB or more"))?;
-    to.write_all(&len.to_le_bytes())?;
-    to.write_all(bytes)?;
+    // One write, one wake-up of the other side.
+    to.write_all(&[&len.to_le_bytes(), bytes].concat())?;
     to.flush()
 }
 
@@ -65,9 +70,18 @@ impl Encoder {
     }
 
     fn text(self, value: &str) -> Self {
+        self.bytes(value.as_bytes())
+    }
+
+    fn bytes(self, value: &[u8]) -> Self {
         let mut encoder = self.number(value.len() as u64);
-        encoder.0.extend_from_slice(value.as_bytes());
+        encoder.0.extend_from_slice(value);
         encoder
+    }
+
+    fn limits(self, limits: &Limits) -> Self {
+        let Limits { time_ms, grace_ms, memory_bytes, output_bytes, n_calls } = *limits;
+        self.number(time_ms).number(grace_ms).number(memory_bytes).number(output_bytes as u64).number(n_calls)
     }
 }
 
@@ -100,9 +114,18 @@ impl<'a> Decoder<'a> {
         usize::try_from(self.number()?).map_err(|_| bad("a size beyond this machine's"))
     }
 
-    fn text(&mut self) -> io::Result<String> {
+    fn bytes(&mut self) -> io::Result<&'a [u8]> {
         let len = self.size()?;
-        String::from_utf8(self.take(len)?.to_vec()).map_err(|_| bad("text that is not UTF-8"))
+        self.take(len)
+    }
+
+    fn text(&mut self) -> io::Result<String> {
+        String::from_utf8(self.bytes()?.to_vec()).map_err(|_| bad("text that is not UTF-8"))
+    }
+
+    fn limits(&mut self) -> io::Result<Limits> {
+        let (time_ms, grace_ms, memory_bytes) = (self.number()?, self.number()?, self.number()?);
+        Ok(Limits { time_ms, grace_ms, memory_bytes, output_bytes: self.size()?, n_calls: self.number()? })
     }
 
     fn end<T>(self, value: T) -> io::Result<T> {
@@ -114,13 +137,11 @@ impl Request {
     pub(super) fn encode(&self) -> Vec<u8> {
         let encoder = Encoder::default();
         match self {
-            Request::Start(limits, seed) => {
-                let Limits { time_ms, grace_ms, memory_bytes, output_bytes, n_calls } = *limits;
-                let numbers = [time_ms, grace_ms, memory_bytes, output_bytes as u64, n_calls, *seed];
-                numbers.into_iter().fold(encoder.byte(0), Encoder::number)
-            }
+            Request::Start(limits, seed) => encoder.byte(0).limits(limits).number(*seed),
             Request::Run(code) => encoder.byte(1).text(code),
             Request::IsComplete(code) => encoder.byte(2).text(code),
+            Request::Snapshot => encoder.byte(3),
+            Request::Restore(limits, snapshot) => encoder.byte(4).limits(limits).bytes(snapshot),
         }
         .0
     }
@@ -128,13 +149,11 @@ impl Request {
     pub(super) fn decode(bytes: &[u8]) -> io::Result<Request> {
         let mut from = Decoder(bytes);
         let request = match from.byte()? {
-            0 => {
-                let (time_ms, grace_ms, memory_bytes) = (from.number()?, from.number()?, from.number()?);
-                let (output_bytes, n_calls) = (from.size()?, from.number()?);
-                Request::Start(Limits { time_ms, grace_ms, memory_bytes, output_bytes, n_calls }, from.number()?)
-            }
+            0 => Request::Start(from.limits()?, from.number()?),
             1 => Request::Run(from.text()?),
             2 => Request::IsComplete(from.text()?),
+            3 => Request::Snapshot,
+            4 => Request::Restore(from.limits()?, from.bytes()?.to_vec()),
             _ => return Err(bad("a request of no known kind")),
         };
         from.end(request)
@@ -170,6 +189,7 @@ impl Reply {
                 Completeness::Incomplete => 1,
                 Completeness::Invalid => 2,
             }),
+            Reply::Snapshot(bytes) => encoder.byte(4).bytes(bytes),
         }
         .0
     }
@@ -208,6 +228,7 @@ impl Reply {
                 2 => Completeness::Invalid,
                 _ => return Err(bad("a completeness of no known kind")),
             }),
+            4 => Reply::Snapshot(from.bytes()?.to_vec()),
             _ => return Err(bad("a reply of no known kind")),
         };
         from.end(reply)
@@ -239,6 +260,7 @@ mod tests {
             outcome(Status::NoCallsLeft { limit: u64::MAX }),
             outcome(Status::Exited { code: -3 }),
             Reply::Completeness(Completeness::Incomplete),
+            Reply::Snapshot(vec![0, 255, 7]),
         ]
     }
 
@@ -247,9 +269,14 @@ mod tests {
         for reply in replies() {
             assert_eq!(Reply::decode(&reply.encode()).unwrap(), reply);
         }
-        for request in
-            [Request::Start(Limits::default(), 3), Request::Run("x = 1".into()), Request::IsComplete("".into())]
-        {
+        let requests = [
+            Request::Start(Limits::default(), 3),
+            Request::Run("x = 1".into()),
+            Request::IsComplete("".into()),
+            Request::Snapshot,
+            Request::Restore(Limits::default(), vec![1, 2, 3]),
+        ];
+        for request in requests {
             assert_eq!(Request::decode(&request.encode()).unwrap(), request);
         }
     }

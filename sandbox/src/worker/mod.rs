@@ -8,18 +8,21 @@
 mod messages;
 
 use crate::{
+    alarm::on_large_stack,
     confine::{self, Confinement},
     outcome::{Completeness, Limits, Outcome, SandboxError, Status},
     pages,
     python::Python,
+    warm::Warm,
 };
 use messages::{Reply, Request, read_frame, write_frame};
 use std::{
     ffi::OsString,
-    io::{self, BufReader, Read, Write},
+    io::{self, Read, Write},
+    os::fd::AsRawFd,
     path::PathBuf,
-    process::{Child, ChildStdin, Command, Stdio},
-    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -30,27 +33,52 @@ const MODULE_FD: i32 = 3;
 const MARGIN: Duration = Duration::from_secs(5);
 /// What a worker may take to start.
 const START_LIMIT: Duration = Duration::from_secs(30);
+/// What a worker may take to hand over its session's memory, a gigabyte or more.
+const SNAPSHOT_LIMIT: Duration = Duration::from_secs(60);
 /// Room in a reply for everything but the output.
 const REPLY_BYTES: usize = 1 << 20;
 
 /// Starts sessions in worker processes.
 #[derive(Clone)]
 pub struct Workers {
+    program: Arc<Program>,
+    warm: Arc<Warm<Process>>,
+}
+
+/// What starts a worker.
+struct Program {
     python: Python,
-    program: PathBuf,
+    path: PathBuf,
     arguments: Vec<OsString>,
 }
 
 impl Workers {
     /// `program` with `arguments` must call [`serve`] and do nothing else.
     pub fn new(python: Python, program: PathBuf, arguments: impl IntoIterator<Item = OsString>) -> Workers {
-        Workers { python, program, arguments: arguments.into_iter().collect() }
+        let program = Program { python, path: program, arguments: arguments.into_iter().collect() };
+        Workers { program: Arc::new(program), warm: Arc::new(Warm::new()) }
     }
 
-    /// A session in a new process.
+    /// Keeps `n` processes started ahead for the sessions to come; each has loaded and confined itself already.
+    pub fn keep_warm(&self, n: usize) {
+        let program = Arc::clone(&self.program);
+        // What is wrong with one is said when a session is asked for.
+        self.warm.keep(n, move || Process::start(&program).ok());
+    }
+
+    /// A session in a process of its own.
     pub fn session(&self, limits: Limits, seed: u64) -> Result<WorkerSession, SandboxError> {
-        let process = Process::start(self, limits, seed)?;
+        let process = self.process(&Request::Start(limits, seed))?;
         Ok(WorkerSession { workers: self.clone(), limits, seed, process: Some(process) })
+    }
+
+    /// A process that has begun a session.
+    fn process(&self, begin: &Request) -> Result<Process, SandboxError> {
+        // One that was made ahead may have been killed since.
+        if let Some(process) = self.warm.take().and_then(|process| process.begin(begin).ok()) {
+            return Ok(process);
+        }
+        Process::start(&self.program)?.begin(begin)
     }
 }
 
@@ -88,6 +116,29 @@ impl WorkerSession {
         }
     }
 
+    /// A second session, in a process of its own, that goes on from where this one is.
+    pub fn fork(&mut self) -> Result<WorkerSession, SandboxError> {
+        let failed = |reason: String| SandboxError::Session { reason };
+        let snapshot = match self.ask(&Request::Snapshot, SNAPSHOT_LIMIT) {
+            Ok(Reply::Snapshot(bytes)) => bytes,
+            Ok(reply) => {
+                self.process = None;
+                return Err(failed(format!("its worker answered {reply:?}")));
+            }
+            Err(reason) => {
+                self.process = None;
+                return Err(failed(format!("{reason}; its names are lost")));
+            }
+        };
+        let process = self.workers.process(&Request::Restore(self.limits, snapshot))?;
+        Ok(WorkerSession {
+            workers: self.workers.clone(),
+            limits: self.limits,
+            seed: self.seed,
+            process: Some(process),
+        })
+    }
+
     /// What confines the worker.
     pub fn confinement(&self) -> Option<Confinement> {
         self.process.as_ref().map(|process| process.confinement)
@@ -100,11 +151,16 @@ impl WorkerSession {
 
     fn ask(&mut self, request: &Request, wait: Duration) -> Result<Reply, String> {
         if self.process.is_none() {
-            let process = Process::start(&self.workers, self.limits, self.seed);
+            let process = self.workers.process(&Request::Start(self.limits, self.seed));
             self.process = Some(process.map_err(|error| error.to_string())?);
         }
         let process = self.process.as_mut().expect("started above");
-        process.ask(request, wait)
+        let max_bytes = match request {
+            // All of its memory, a page's index with each page.
+            Request::Snapshot => usize::try_from(self.limits.memory_bytes).unwrap_or(usize::MAX).saturating_mul(2),
+            _ => self.limits.output_bytes,
+        };
+        process.ask(request, max_bytes.saturating_add(REPLY_BYTES), wait)
     }
 
     /// The outcome of a call whose worker is gone; what is left of it is removed.
@@ -121,44 +177,66 @@ impl WorkerSession {
     }
 }
 
+/// What a worker says, until a moment.
+struct Replies {
+    pipe: ChildStdout,
+    until: Instant,
+}
+
+impl Read for Replies {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let left = self.until.saturating_duration_since(Instant::now());
+            let mut pipe = libc::pollfd { fd: self.pipe.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+            // Rounded up, so that the last millisecond is not spent on asking again and again.
+            let wait_ms = libc::c_int::try_from(left.as_millis() + 1).unwrap_or(libc::c_int::MAX);
+            // SAFETY: `pipe` is one valid pollfd that outlives the call; the descriptor is open.
+            match unsafe { libc::poll(&mut pipe, 1, wait_ms) } {
+                0 if self.until <= Instant::now() => return Err(io::ErrorKind::TimedOut.into()),
+                0 => {}
+                n if n > 0 => return self.pipe.read(buffer),
+                _ => {
+                    let error = io::Error::last_os_error();
+                    if error.kind() != io::ErrorKind::Interrupted {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// A running worker; killed when dropped.
 struct Process {
     child: Child,
     input: ChildStdin,
-    replies: Receiver<io::Result<Reply>>,
+    output: Replies,
     confinement: Confinement,
 }
 
 impl Process {
-    fn start(workers: &Workers, limits: Limits, seed: u64) -> Result<Process, SandboxError> {
+    /// A new process that has loaded the interpreter, or is about to.
+    fn start(program: &Program) -> Result<Process, SandboxError> {
         let failed = |what: &str, error: io::Error| SandboxError::Session { reason: format!("{what}: {error}") };
-        let mut command = Command::new(&workers.program);
-        command.args(&workers.arguments).env_clear().current_dir("/");
+        let mut command = Command::new(&program.path);
+        command.args(&program.arguments).env_clear().current_dir("/");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let module = workers.python.file().map_err(|error| failed("the compiled interpreter", error))?;
+        let module = program.python.file().map_err(|error| failed("the compiled interpreter", error))?;
         hand_down(&mut command, &module);
         let started = command.spawn();
-        let mut child = started.map_err(|error| failed(&workers.program.display().to_string(), error))?;
+        let mut child = started.map_err(|error| failed(&program.path.display().to_string(), error))?;
         drop(module);
         let input = child.stdin.take().expect("piped");
-        let mut output = BufReader::new(child.stdout.take().expect("piped"));
-        let (sender, replies) = channel();
-        let max_bytes = limits.output_bytes.saturating_add(REPLY_BYTES);
-        let read = move || loop {
-            let reply = read_frame(&mut output, max_bytes).and_then(|frame| Reply::decode(&frame));
-            let is_last = reply.is_err();
-            // Nobody listens once the session is gone.
-            if sender.send(reply).is_err() || is_last {
-                return;
-            }
-        };
-        let reader = thread::Builder::new().name("python-worker".into()).spawn(read);
-        let mut process = Process { child, input, replies, confinement: Confinement::default() };
-        reader.map_err(|error| failed("no thread to read from a worker", error))?;
-        match process.ask(&Request::Start(limits, seed), START_LIMIT) {
+        let output = Replies { pipe: child.stdout.take().expect("piped"), until: Instant::now() };
+        Ok(Process { child, input, output, confinement: Confinement::default() })
+    }
+
+    /// Has it begin a session.
+    fn begin(mut self, begin: &Request) -> Result<Process, SandboxError> {
+        match self.ask(begin, REPLY_BYTES, START_LIMIT) {
             Ok(Reply::Started(confinement)) => {
-                process.confinement = confinement;
-                Ok(process)
+                self.confinement = confinement;
+                Ok(self)
             }
             Ok(Reply::Refused(reason)) => Err(SandboxError::Session { reason }),
             Ok(reply) => Err(SandboxError::Session { reason: format!("a worker answered {reply:?}") }),
@@ -166,15 +244,17 @@ impl Process {
         }
     }
 
-    fn ask(&mut self, request: &Request, wait: Duration) -> Result<Reply, String> {
+    fn ask(&mut self, request: &Request, max_bytes: usize, wait: Duration) -> Result<Reply, String> {
         if let Err(error) = write_frame(&mut self.input, &request.encode()) {
             return Err(self.end_of(&error));
         }
-        match self.replies.recv_timeout(wait) {
-            Ok(Ok(reply)) => Ok(reply),
-            Ok(Err(error)) => Err(self.end_of(&error)),
-            Err(RecvTimeoutError::Timeout) => Err("its worker did not answer and was killed".into()),
-            Err(RecvTimeoutError::Disconnected) => Err("its worker is gone".into()),
+        self.output.until = Instant::now() + wait;
+        match read_frame(&mut self.output, max_bytes).and_then(|frame| Reply::decode(&frame)) {
+            Ok(reply) => Ok(reply),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                Err("its worker did not answer and was killed".into())
+            }
+            Err(error) => Err(self.end_of(&error)),
         }
     }
 
@@ -227,12 +307,17 @@ pub fn serve() -> Result<(), SandboxError> {
     let module = unsafe { std::fs::File::from_raw_fd(MODULE_FD) };
     let python = Python::of_file(module)?;
     pages::prepare();
+    on_large_stack(move || serve_here(&python))
+}
+
+#[cfg(unix)]
+fn serve_here(python: &Python) -> Result<(), SandboxError> {
     // Ctrl-C goes to the whole group of processes; what it means is decided by the program that started this one.
     // SAFETY: ignoring a signal installs no handler.
     unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
     let (mut input, mut output) = (io::stdin().lock(), io::stdout().lock());
     let confinement = confine::confine();
-    match answer_all(&python, confinement, &mut input, &mut output) {
+    match answer_all(python, confinement, &mut input, &mut output) {
         Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
             Err(SandboxError::Session { reason: error.to_string() })
         }
@@ -240,8 +325,8 @@ pub fn serve() -> Result<(), SandboxError> {
     }
 }
 
-/// Most code that one request carries.
-const MAX_REQUEST_BYTES: usize = 64 << 20;
+/// The longest request: code, or a session's memory. What is asked comes from the program that started this one.
+const MAX_REQUEST_BYTES: usize = u32::MAX as usize;
 
 fn answer_all(
     python: &Python,
@@ -260,10 +345,22 @@ fn answer_all(
                 }
                 Err(error) => Reply::Refused(error.to_string()),
             },
+            (Request::Restore(limits, snapshot), _) => match python.session_from(limits, &snapshot) {
+                Ok(started) => {
+                    session = Some(started);
+                    Reply::Started(confinement)
+                }
+                Err(error) => Reply::Refused(error.to_string()),
+            },
+            (Request::Snapshot, Some(session)) => Reply::Snapshot(session.snapshot().encode()),
             (Request::Run(code), Some(session)) => Reply::Outcome(session.run(&code)),
             (Request::IsComplete(code), Some(session)) => Reply::Completeness(session.is_complete(&code)),
             (_, None) => Reply::Refused("no session was started".into()),
         };
         write_frame(output, &reply.encode())?;
+        if let Some(session) = &mut session {
+            // While the other side is busy with the answer.
+            session.save();
+        }
     }
 }

@@ -65,7 +65,7 @@ fn a_soft_time_limit_is_an_exception_and_keeps_the_names() {
         ("n = 0\nwhile True:\n    n += 1", 4),
         ("import itertools\nn = 1\nfor n in itertools.count(1): pass", 4),
         ("n = 1\ndef f():\n    while True: sum(i for i in range(1000))\nf()", 5),
-        ("import time\nn = 1\ntime.sleep(1e9)", 4),
+        ("import time\nn = 1\nwhile True: time.sleep(1e9)", 4),
         ("from sympy import *\nn = 1\n[factorint(k) for k in itertools.count(2)]", 4),
     ] {
         let mut session = remembering(soft(300, 30_000));
@@ -81,6 +81,17 @@ fn a_soft_time_limit_is_an_exception_and_keeps_the_names() {
         assert_eq!(output(&mut session, "early, n > 0"), "(5, True)\n", "{code}");
         assert_remembers(&mut session);
     }
+}
+
+#[test]
+fn a_sleep_that_ends_a_cell_is_cut_short_and_keeps_the_names() {
+    let mut session = remembering(soft(300, 30_000));
+    let outcome = session.run("import time\nearly = 5\ntime.sleep(1e9)");
+    assert_eq!((outcome.status, outcome.rolled_back), (Status::TimedOut { limit_ms: 300 }, false));
+    assert!(outcome.output.contains("[time limit of 0.3 s reached"), "{}", outcome.output);
+    session.set_limits(brief(60_000)).unwrap();
+    assert_eq!(output(&mut session, "early"), "5\n");
+    assert_remembers(&mut session);
 }
 
 #[test]
@@ -349,4 +360,25 @@ fn a_session_may_move_between_threads() {
     .join()
     .expect("no panic");
     assert_eq!(output(&mut session, "x + 1"), "6\n");
+}
+
+#[test]
+fn what_many_calls_wrote_is_all_there_after_a_forced_stop() {
+    let mut session = session_with(Limits { time_ms: 60_000, grace_ms: 0, ..Limits::default() });
+    output(&mut session, "data = [[i] for i in range(60_000)]\nlog = []");
+    for round in 0..12 {
+        // A few old pages and some new ones, and more memory.
+        let code = format!("for i in range({round}, 60_000, 97): data[i].append({round})\nlog.append(bytes(10**6))");
+        output(&mut session, &code);
+        if round % 4 == 3 {
+            let check = "hash(tuple(map(tuple, data))), len(log)";
+            let before = output(&mut session, check);
+            let limits = Limits { time_ms: 1500, grace_ms: 0, ..Limits::default() };
+            session.set_limits(limits).unwrap();
+            let outcome = session.run("for part in data: part.clear()\nlog.clear()\nwhile True: data.append(0)");
+            assert!(outcome.rolled_back, "{:?}", outcome.status);
+            session.set_limits(Limits { time_ms: 60_000, grace_ms: 0, ..Limits::default() }).unwrap();
+            assert_eq!(output(&mut session, check), before, "round {round}");
+        }
+    }
 }

@@ -9,4 +9,6 @@ mod library;
 mod limits;
 mod ntheory;
 mod numpy;
+mod suite;
+mod suites;
 mod workers;

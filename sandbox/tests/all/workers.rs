@@ -46,13 +46,53 @@ fn limits_hold_in_a_worker() {
     let limits = Limits { time_ms: 300, grace_ms: 300, memory_bytes: 400 << 20, ..Limits::default() };
     let mut worker = workers().session(limits, 1).unwrap();
     worker.run("kept = 5");
-    let outcome = worker.run("import time\nwhile True:\n    try: time.sleep(9)\n    except BaseException: pass");
+    let outcome = worker
+        .run("import time\nwhile True:\n    try:\n        while True: time.sleep(9)\n    except BaseException: pass");
     assert_eq!((outcome.status, outcome.rolled_back), (Status::TimedOut { limit_ms: 300 }, true));
     let outcome = worker.run("x = []\nwhile True: x.append(bytes(10**6))");
     assert!(!matches!(outcome.status, Status::Crashed { .. }), "{outcome:?}");
     assert_eq!(worker.run("kept").output, "5\n");
     let error = workers().session(Limits { memory_bytes: 1, ..limits }, 1).err().expect("too little").to_string();
     assert!(error.contains("memory_bytes = 1"), "{error}");
+}
+
+#[test]
+fn a_fork_in_another_process_goes_its_own_way() {
+    let mut first = session();
+    output(&mut first, "import random, time\nx = list(range(1000))\ndef f(): return sum(x)");
+    let mut second = first.fork().unwrap();
+    assert_ne!(first.process_id(), second.process_id());
+    assert_eq!(output(&mut second, "random.random()"), output(&mut first, "random.random()"));
+    output(&mut second, "x.append(10**6)");
+    assert_eq!(output(&mut first, "f()"), "499500\n");
+    assert_eq!(output(&mut second, "f()"), "1499500\n");
+    // Both can be rolled back to where they are now.
+    let limits = Limits { time_ms: 200, grace_ms: 0, ..Limits::default() };
+    let mut third = workers().session(limits, 7).unwrap();
+    output(&mut third, "y = [1]");
+    let mut fourth = third.fork().unwrap();
+    let outcome = fourth.run("y.append(2)\nwhile True: y.append(3)");
+    assert!(outcome.rolled_back, "{outcome:?}");
+    assert_eq!(output(&mut fourth, "y"), "[1]\n");
+}
+
+#[test]
+fn warm_workers_are_as_good_as_fresh_ones() {
+    let workers = workers();
+    workers.keep_warm(2);
+    let limits = Limits { time_ms: 60_000, ..Limits::default() };
+    let cold = output(&mut session(), "import random\nrandom.random(), id(random) % 4096");
+    for _ in 0..6 {
+        let mut worker = workers.session(limits, 7).unwrap();
+        assert_eq!(output(&mut worker, "import random\nrandom.random(), id(random) % 4096"), cold);
+    }
+    let python = python().clone();
+    python.keep_warm(2);
+    for _ in 0..6 {
+        let mut here = python.session(limits, 7).unwrap();
+        assert_eq!(here.run("import random\nrandom.random(), id(random) % 4096").output, cold);
+    }
+    python.keep_warm(0);
 }
 
 #[cfg(target_os = "linux")]
@@ -83,7 +123,13 @@ fn send(signal: &str, id: u32) {
 #[test]
 fn a_worker_that_hangs_is_given_up() {
     let mut worker = workers().session(Limits { time_ms: 100, grace_ms: 0, ..Limits::default() }, 1).unwrap();
-    send("-STOP", worker.process_id().unwrap());
+    let id = worker.process_id().unwrap();
+    send("-STOP", id);
+    // Its threads stop one after the other.
+    let runs = |task: &std::path::Path| std::fs::read_to_string(task.join("stat")).unwrap().contains(") S ");
+    while std::fs::read_dir(format!("/proc/{id}/task")).unwrap().any(|task| runs(&task.unwrap().path())) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
     let outcome = worker.run("1");
     assert!(matches!(&outcome.status, Status::Crashed { reason } if reason.contains("did not answer")), "{outcome:?}");
     assert_eq!(worker.run("1 + 1").output, "2\n");

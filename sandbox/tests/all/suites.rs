@@ -1,0 +1,32 @@
+//! A small part of CPython's own tests, to show that the way works: the whole is `cargo xtask suites`.
+
+use crate::{
+    common::python,
+    suite::{Verdict, library, run},
+};
+use sandbox::Limits;
+
+#[test]
+fn a_module_of_cpythons_own_tests_passes() {
+    let Some(root) = library("python3", "stdlib").filter(|root| root.join("test/test_dictcomps.py").is_file()) else {
+        eprintln!("skipped: python3 has no test package (on Debian: apt-get install libpython3.11-testsuite)");
+        return;
+    };
+    let limits = Limits { time_ms: 120_000, ..Limits::default() };
+    let report = run(python(), &root, "test.test_dictcomps", limits).unwrap();
+    assert!(report.len() > 5, "{report:?}");
+    let failed: Vec<_> = report.iter().filter(|(_, verdict)| matches!(verdict, Verdict::Failed(_))).collect();
+    assert!(failed.is_empty(), "{failed:?}");
+}
+
+#[test]
+fn a_module_that_is_not_there_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let limits = Limits { time_ms: 120_000, ..Limits::default() };
+    let error = run(python(), directory.path(), "nowhere", limits).unwrap_err();
+    assert_eq!(error, "no module nowhere");
+    std::fs::write(directory.path().join("test_here.py"), "def test_a(): pass\ndef test_b(): 1/0\n").unwrap();
+    let report = run(python(), directory.path(), "test_here", limits).unwrap();
+    assert_eq!(report[0], ("test_a".into(), Verdict::Passed));
+    assert!(matches!(&report[1].1, Verdict::Failed(reason) if reason.contains("ZeroDivisionError")), "{report:?}");
+}
