@@ -55,12 +55,18 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure> {
+    // Not left to clap: what conflicts with --serve would excuse --port from asking for it.
+    let others =
+        [("FILE", args.file.is_some()), ("-c", args.code.is_some()), ("--json", args.json), ("--limits", args.limits)];
+    if let Some((other, _)) = others.iter().find(|(_, is_given)| args.server.serve && *is_given) {
+        return Err(Failure::Usage(format!("--serve and {other} do not go together: leave one of them out")));
+    }
     let limits = limits(args);
     if args.limits {
         return print_limits(&limits, args.json, out);
     }
     if args.server.serve {
-        return serve::serve(&args.server, limits, load_workers(quiet)?, out);
+        return serve::serve(&args.server, limits, quiet, out);
     }
     let is_repl = args.code.is_none() && args.file.is_none() && std::io::stdin().is_terminal();
     if is_repl && args.json {

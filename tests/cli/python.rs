@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::process::Stdio;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::tools::{Done, aimo, command};
 
@@ -105,4 +105,23 @@ fn the_limits_can_be_asked_for() {
     assert_eq!(json["time_ms"], 60_000);
     assert_eq!(json["grace_ms"], 1_000);
     aimo(["python", "--grace=-1", "-c", "1"]).refuses_usage("--grace");
+}
+
+/// The program is its own worker, and as any of its commands it holds the lock of its standard output then: a worker
+/// that waited for that lock would never answer.
+#[test]
+fn the_program_is_its_own_worker() {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let python = sandbox::Python::load(&mut |_| {}).unwrap();
+        let program = std::path::PathBuf::from(env!("CARGO_BIN_EXE_aimo-engine"));
+        let workers = sandbox::Workers::new(python, program, ["python-worker".into()]);
+        let mut session = workers.session(sandbox::Limits::default(), 1).unwrap();
+        let first = session.run("x = 6\nx * 7").output;
+        let mut fork = session.fork().unwrap();
+        sender.send((first, fork.run("x").output, session.confinement().unwrap())).unwrap();
+    });
+    let (first, forked, confinement) = receiver.recv_timeout(Duration::from_secs(300)).expect("a worker answers");
+    assert_eq!((first.as_str(), forked.as_str()), ("42\n", "6\n"));
+    assert!(confinement.has_limits || !cfg!(target_os = "linux"), "{confinement:?}");
 }

@@ -174,8 +174,17 @@ fn what_is_no_request_is_refused() {
     refused(server.raw(form), 415, "text/plain");
     assert_eq!(server.raw("\0\0\0\r\n\r\n").0, 400);
     assert_eq!(server.get("/sessions").1["sessions"], json!([]), "nothing was made by any of these");
-    aimo(["python", "--serve", "--host", "0.0.0.0"]).fails_naming(&["0.0.0.0", "--api-key"]);
-    aimo(["python", "--port", "1", "-c", "1"]).fails_naming(&["--serve"]);
+}
+
+#[test]
+fn wrong_arguments_are_refused() {
+    for part in ["--host 0.0.0.0", "--api-key"] {
+        aimo(["python", "--serve", "--host", "0.0.0.0"]).refuses_usage(part);
+    }
+    aimo(["python", "--port", "1", "-c", "1"]).refuses_usage("--serve");
+    aimo(["python", "--serve", "-c", "1"]).refuses_usage("-c");
+    aimo(["python", "--serve", "--limits"]).refuses_usage("--limits");
+    aimo(["python", "--serve", "--port", "70000"]).refuses_usage("70000");
 }
 
 #[test]

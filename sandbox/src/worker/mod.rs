@@ -299,23 +299,27 @@ fn hand_down(command: &mut Command, file: &std::fs::File) {
     unsafe { command.pre_exec(place) };
 }
 
-/// The worker's side: answers requests on standard input until it is closed.
+/// The worker's side: answers requests on standard input until it is closed. Reads and writes the descriptors
+/// themselves: the caller may hold the locks of [`io::stdin`] and [`io::stdout`], and the answers come from a thread of
+/// their own, which would wait for them for ever.
 #[cfg(unix)]
 pub fn serve() -> Result<(), SandboxError> {
-    use std::os::fd::FromRawFd;
+    use std::os::fd::{AsFd, FromRawFd};
+    let own = |fd: std::os::fd::BorrowedFd| fd.try_clone_to_owned().map(std::fs::File::from);
+    let pipes = own(io::stdin().as_fd()).and_then(|input| Ok((input, own(io::stdout().as_fd())?)));
+    let (input, output) = pipes.map_err(|error| SandboxError::Session { reason: error.to_string() })?;
     // SAFETY: the descriptor was handed down by `hand_down` and belongs to nobody else in this process.
     let module = unsafe { std::fs::File::from_raw_fd(MODULE_FD) };
     let python = Python::of_file(module)?;
     pages::prepare();
-    on_large_stack(move || serve_here(&python))
+    on_large_stack(move || serve_here(&python, input, output))
 }
 
 #[cfg(unix)]
-fn serve_here(python: &Python) -> Result<(), SandboxError> {
+fn serve_here(python: &Python, mut input: impl Read, mut output: impl Write) -> Result<(), SandboxError> {
     // Ctrl-C goes to the whole group of processes; what it means is decided by the program that started this one.
     // SAFETY: ignoring a signal installs no handler.
     unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
-    let (mut input, mut output) = (io::stdin().lock(), io::stdout().lock());
     let confinement = confine::confine();
     match answer_all(python, confinement, &mut input, &mut output) {
         Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => {

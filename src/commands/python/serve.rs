@@ -18,14 +18,14 @@ use hyper::header::{ALLOW, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, ORIGIN
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use sandbox::{Limits, Workers};
+use sandbox::Limits;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use self::table::{Table, TableError};
-use super::outcome_json;
+use super::{load_workers, outcome_json};
 use crate::failure::Failure;
 
 /// Arguments of `python --serve`.
@@ -33,7 +33,7 @@ use crate::failure::Failure;
 #[command(next_help_heading = "Server")]
 pub struct ServeArgs {
     /// Serve sessions over HTTP and JSON instead of running code
-    #[arg(long, conflicts_with_all = ["file", "code", "json", "limits"])]
+    #[arg(long)]
     pub serve: bool,
     /// Address to listen on; beyond this machine only with --api-key
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", requires = "serve")]
@@ -69,13 +69,14 @@ struct Server {
 }
 
 /// Serves until the program is ended.
-pub fn serve(args: &ServeArgs, limits: Limits, workers: Workers, out: &mut impl Write) -> Result<(), Failure> {
+pub fn serve(args: &ServeArgs, limits: Limits, quiet: bool, out: &mut impl Write) -> Result<(), Failure> {
     if !args.host.is_loopback() && args.api_key.is_none() {
         return Err(Failure::Usage(format!(
             "--host {} can be reached from other machines: give --api-key too, or listen on 127.0.0.1",
             args.host
         )));
     }
+    let workers = load_workers(quiet)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(args.max_sessions + SPARE_CONNECTIONS)
