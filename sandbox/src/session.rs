@@ -355,7 +355,10 @@ impl Live {
 
     /// Starts the clock and empties the output.
     fn begin(&mut self, limits: Limits, time: Duration) {
+        let n_bytes = self.memory.data_size(&*self.store);
         let host = self.store.data_mut();
+        let half_of_rest = host.limit_bytes.saturating_sub(n_bytes) / 2;
+        host.call_soft_limit_bytes = host.soft_limit_bytes.max(n_bytes.saturating_add(half_of_rest));
         host.deadline = Instant::now() + time;
         host.soft_deadline = None;
         host.raised_timeout = false;

@@ -28,6 +28,9 @@ pub(crate) struct Host {
     pub(crate) limit_bytes: usize,
     /// Memory beyond which the guest's code gets a `MemoryError`.
     pub(crate) soft_limit_bytes: usize,
+    /// The same for the current call: more where the session began it with less than that left, so that there is room
+    /// to look at what fills the memory and to let go of it.
+    pub(crate) call_soft_limit_bytes: usize,
     /// Set when the guest grew beyond it, until it is told.
     pub(crate) is_memory_low: bool,
     engine: Engine,
@@ -64,6 +67,7 @@ impl Host {
             interrupt: None,
             limit_bytes,
             soft_limit_bytes: usize::MAX,
+            call_soft_limit_bytes: usize::MAX,
             is_memory_low: false,
             engine: engine.clone(),
             refused_memory: false,
@@ -97,7 +101,7 @@ impl ResourceLimiter for Host {
     fn memory_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
         let allowed = desired <= self.limit_bytes;
         self.refused_memory |= !allowed;
-        if allowed && desired > self.soft_limit_bytes {
+        if allowed && desired > self.call_soft_limit_bytes {
             self.is_memory_low = true;
             // Has the guest call `on_epoch` at its next loop or function.
             self.engine.increment_epoch();

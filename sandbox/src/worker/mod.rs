@@ -304,15 +304,14 @@ fn hand_down(command: &mut Command, file: &std::fs::File) {
 /// their own, which would wait for them for ever.
 #[cfg(unix)]
 pub fn serve() -> Result<(), SandboxError> {
-    use std::os::fd::{AsFd, FromRawFd};
-    let own = |fd: std::os::fd::BorrowedFd| fd.try_clone_to_owned().map(std::fs::File::from);
-    let pipes = own(io::stdin().as_fd()).and_then(|input| Ok((input, own(io::stdout().as_fd())?)));
-    let (input, output) = pipes.map_err(|error| SandboxError::Session { reason: error.to_string() })?;
+    use std::{mem::ManuallyDrop, os::fd::FromRawFd};
+    // SAFETY: 0 and 1 are this process's pipes, open for as long as it lives; they are not closed by these files.
+    let [input, output] = [0, 1].map(|fd| ManuallyDrop::new(unsafe { std::fs::File::from_raw_fd(fd) }));
     // SAFETY: the descriptor was handed down by `hand_down` and belongs to nobody else in this process.
     let module = unsafe { std::fs::File::from_raw_fd(MODULE_FD) };
     let python = Python::of_file(module)?;
     pages::prepare();
-    on_large_stack(move || serve_here(&python, input, output))
+    on_large_stack(move || serve_here(&python, &*input, &*output))
 }
 
 #[cfg(unix)]

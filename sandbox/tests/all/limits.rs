@@ -130,7 +130,10 @@ fn memory_that_runs_short_is_an_exception_first() {
     let outcome = session.run("x = []\nwhile True: x.append(bytes(10**5))");
     assert!(matches!(&outcome.status, Status::Exception { kind, .. } if kind == "MemoryError"), "{outcome:?}");
     assert!(outcome.output.contains("line 2, in <module>"), "{}", outcome.output);
+    // The memory is still full, and yet there is room for calls that look at it and let go of it.
+    assert_eq!(output(&mut session, "sum(map(len, x)) // 10**5 == len(x), list(range(1000))[-1]"), "(True, 999)\n");
     assert_eq!(output(&mut session, "n = len(x); x = None; n > 1000"), "True\n");
+    assert_eq!(output(&mut session, "len([bytes(10**5) for _ in range(n // 2)]) == n // 2"), "True\n");
     assert_remembers(&mut session);
 }
 
