@@ -158,10 +158,10 @@ impl MatrixTiles {
             [tile(128, 32, 32, 32, 2), tile(64, 32, 32, 32, 1), tile(64, 32, 16, 16, 1)],
             [tile(128, 64, 32, 32, 2), tile(64, 64, 32, 32, 1), tile(32, 64, 16, 32, 1)],
             [tile(128, 128, 64, 32, 2), tile(64, 128, 32, 32, 1), tile(32, 64, 16, 32, 1)],
-            // On gfx1151, of the vector instructions' time in the loop of Q4_K 80 % are matrix products, of the tile of 128 tokens
-            // 73 %: weights are decoded half as often. Two buffers: there is room for two workgroups of this tile in a
-            // pair of compute units, two subgroups less for each SIMD than registers allow, so that what is loaded must
-            // be under way while matrices are multiplied.
+            // On gfx1151, of the vector instructions' time in the loop of Q4_K 80 % are matrix products, of the tile of 128
+            // tokens 73 %: weights are decoded half as often. Two buffers: there is room for two workgroups of this tile
+            // in a pair of compute units, two subgroups less for each SIMD than registers allow, so that what is loaded
+            // must be under way while matrices are multiplied.
             [tile(128, 256, 64, 64, 2), tile(64, 128, 32, 32, 1), tile(32, 64, 16, 32, 1)],
         ];
         // Software compiles slowly what is unrolled: subgroups with little each.
