@@ -15,31 +15,31 @@ fn cpu(exact: bool) -> EngineOptions {
 #[test]
 fn float_files_match_the_reference() {
     for model in ["tiny-gpt-oss-f16.gguf", "tiny-qwen3moe-f16.gguf"] {
-        check(model, &cpu(false), Some(0.9999), usize::MAX);
+        check(model, &cpu(false), |_| {}, Some(0.9999), usize::MAX);
     }
 }
 
 #[test]
 fn small_quantised_files_match_the_reference_with_f32_activations() {
     for model in ["tiny-gpt-oss-mxfp4.gguf", "tiny-qwen3moe-q4_k_m.gguf", "tiny-qwen3-q4_k_m.gguf"] {
-        check(model, &cpu(true), Some(0.9999), usize::MAX);
+        check(model, &cpu(true), |_| {}, Some(0.9999), usize::MAX);
     }
 }
 
 #[test]
 fn small_quantised_files_come_at_least_as_close_as_llama_cpp() {
     for model in ["tiny-gpt-oss-mxfp4.gguf", "tiny-qwen3moe-q4_k_m.gguf", "tiny-qwen3-q4_k_m.gguf"] {
-        check(model, &cpu(false), None, usize::MAX);
+        check(model, &cpu(false), |_| {}, None, usize::MAX);
     }
 }
 
 #[test]
 fn real_models_match_the_reference_with_f32_activations() {
     for model in ["qwen2.5-coder-0.5b-q4_k_m.gguf", "qwen2moe-upcycled-4x0.5b-q4_k_m.gguf"] {
-        check(model, &cpu(true), Some(0.9999), usize::MAX);
+        check(model, &cpu(true), |_| {}, Some(0.9999), usize::MAX);
     }
     // The long prompt takes this one minutes without integers.
-    check("qwen2.5-coder-1.5b-q4_k_m.gguf", &cpu(true), Some(0.9999), 64);
+    check("qwen2.5-coder-1.5b-q4_k_m.gguf", &cpu(true), |_| {}, Some(0.9999), 64);
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn real_models_come_at_least_as_close_as_llama_cpp() {
     for model in
         ["qwen2.5-coder-0.5b-q4_k_m.gguf", "qwen2moe-upcycled-4x0.5b-q4_k_m.gguf", "qwen2.5-coder-1.5b-q4_k_m.gguf"]
     {
-        check(model, &cpu(false), None, usize::MAX);
+        check(model, &cpu(false), |_| {}, None, usize::MAX);
     }
 }
 
@@ -65,7 +65,7 @@ fn software_vulkan(n_batch: usize) -> EngineOptions {
 #[test]
 fn the_half_billion_model_is_exact_on_the_software_vulkan_device() {
     // The 564-token prompt takes a software device minutes; the kernels' own tests cover long contexts.
-    check("qwen2.5-coder-0.5b-q4_k_m.gguf", &software_vulkan(512), Some(0.9999), 64);
+    check("qwen2.5-coder-0.5b-q4_k_m.gguf", &software_vulkan(512), |_| {}, Some(0.9999), 64);
 }
 
 #[test]
@@ -78,11 +78,11 @@ fn the_tiny_models_are_exact_on_the_software_vulkan_device() {
         ("tiny-qwen3moe-q4_k_m.gguf", 512),
         ("tiny-qwen3-q4_k_m.gguf", 512),
     ] {
-        check(model, &software_vulkan(n_batch), Some(0.9999), usize::MAX);
+        check(model, &software_vulkan(n_batch), |_| {}, Some(0.9999), usize::MAX);
     }
 }
 
 #[test]
 fn the_upcycled_mixture_is_exact_on_the_software_vulkan_device() {
-    check("qwen2moe-upcycled-4x0.5b-q4_k_m.gguf", &software_vulkan(512), Some(0.9999), 12);
+    check("qwen2moe-upcycled-4x0.5b-q4_k_m.gguf", &software_vulkan(512), |_| {}, Some(0.9999), 12);
 }

@@ -16,9 +16,10 @@ use engine::gguf::GgmlType;
 use engine::kv::{BLOCK, KvOptions, KvType, PAGE};
 use engine::model::{Activation, RopeLayout};
 use half::f16;
-use vulkan_support::products::{check_product, check_product_in_bytes};
+use vulkan_support::products::Arithmetic::{Integer, Single};
+use vulkan_support::products::check_product;
 use vulkan_support::{
-    Bytes, Matrix, Random, TestWeight, UNTOUCHED, activate, assert_close, gpu, indices, largest, run, software_device,
+    Bytes, Matrix, Random, TestWeight, UNTOUCHED, activate, assert_close, gpu, gpu_with, indices, largest, run,
 };
 
 #[test]
@@ -90,7 +91,7 @@ fn matrix_vector_products_of_every_type_and_number_of_columns() {
         for (n, rows, cols) in [(1, 67, widths[0]), (2, 9, widths[1]), (3, 5, widths[0]), (8, 33, widths[1])] {
             let weight = TestWeight::random(&mut random, ty, rows, cols);
             for options in [(false, false), (true, true)] {
-                check_product(&mut gpu, &mut random, &weight, n, options, record_matvec);
+                check_product(&mut gpu, &mut random, &weight, n, options, Single, record_matvec);
             }
         }
     }
@@ -110,7 +111,7 @@ fn products_in_integers_of_every_type_and_number_of_columns() {
         for (n, rows, cols) in [(1, 67, small), (2, 9, 768), (3, 5, 11 * small), (8, 33, 768), (1, 3, 256)] {
             let weight = TestWeight::random(&mut random, ty, rows, cols);
             for options in [(false, false), (true, true)] {
-                check_product_in_bytes(&mut gpu, &mut random, &weight, n, options, record_matvec);
+                check_product(&mut gpu, &mut random, &weight, n, options, Integer, record_matvec);
             }
         }
     }
@@ -127,7 +128,7 @@ fn every_code_of_four_bits_is_unpacked_to_its_value() {
         };
         let bytes: Vec<u8> = (0..16).flat_map(|c| [block(c, c), block(c, 8), block(8, c)].concat()).collect();
         let weight = TestWeight::from_bytes(ty, 16, 96, bytes);
-        check_product_in_bytes(&mut gpu, &mut random, &weight, 1, (false, false), record_matvec);
+        check_product(&mut gpu, &mut random, &weight, 1, (false, false), Integer, record_matvec);
     }
 }
 
@@ -220,15 +221,14 @@ fn matrix_vector_products_of_more_tokens_than_columns() {
     let (mut gpu, mut random) = (gpu(), Random(4));
     for n in [2, 9, 16, 33] {
         let weight = TestWeight::random(&mut random, GgmlType::Q8_0, 21, 96);
-        check_product(&mut gpu, &mut random, &weight, n, (true, false), record_matvec);
+        check_product(&mut gpu, &mut random, &weight, n, (true, false), Single, record_matvec);
     }
     // Columns that are not there are skipped where there are many.
     gpu.set_tuning(Tuning { dot_rows: [2, 4], matvec_columns: &[1, 16], ..*gpu.tuning() });
     for n in [1, 9, 16, 17] {
-        for in_bytes in [false, true] {
+        for arithmetic in [Single, Integer] {
             let weight = TestWeight::random(&mut random, GgmlType::Q4_K, 21, 512);
-            let check = if in_bytes { check_product_in_bytes } else { check_product };
-            check(&mut gpu, &mut random, &weight, n, (true, false), record_matvec);
+            check_product(&mut gpu, &mut random, &weight, n, (true, false), arithmetic, record_matvec);
         }
     }
 }
@@ -238,7 +238,7 @@ fn a_matrix_of_one_row_is_a_matrix_too() {
     let (mut gpu, mut random) = (gpu(), Random(5));
     for ty in [GgmlType::Q4_K, GgmlType::F16] {
         let weight = TestWeight::random(&mut random, ty, 1, 256);
-        check_product(&mut gpu, &mut random, &weight, 2, (false, false), record_matvec);
+        check_product(&mut gpu, &mut random, &weight, 2, (false, false), Single, record_matvec);
     }
 }
 
@@ -253,7 +253,7 @@ fn tiled_products_of_every_type() {
         for (n, rows, cols) in [(9, 130, widths[1]), (70, 33, widths[0])] {
             let weight = TestWeight::random(&mut random, ty, rows, cols);
             for options in [(false, true), (true, false)] {
-                check_product(&mut gpu, &mut random, &weight, n, options, record_matmul);
+                check_product(&mut gpu, &mut random, &weight, n, options, Single, record_matmul);
             }
         }
     }
@@ -278,22 +278,19 @@ fn products_with_other_workgroups_and_tiles_give_the_same() {
         gpu.set_tuning(Tuning { matvec, matvec_rows: rows, matvec_columns: &[1, 2, 8], matmul, ..usual });
         let weight = TestWeight::random(&mut random, GgmlType::Q5_K, 70, 512);
         for n in [1, 2, 7] {
-            check_product(&mut gpu, &mut random, &weight, n, (true, true), record_matvec);
+            check_product(&mut gpu, &mut random, &weight, n, (true, true), Single, record_matvec);
         }
-        check_product(&mut gpu, &mut random, &weight, 35, (true, true), record_matmul);
+        check_product(&mut gpu, &mut random, &weight, 35, (true, true), Single, record_matmul);
     }
 }
 
 #[test]
 fn uploads_through_a_staging_buffer_arrive() {
-    let selector = software_device();
-    let options =
-        DeviceOptions { selector: Some(&selector), validation: true, staged_uploads: true, ..DeviceOptions::default() };
-    let mut gpu = Gpu::open(options).expect("the software device");
+    let mut gpu = gpu_with(DeviceOptions { staged_uploads: true, ..DeviceOptions::default() });
     let mut random = Random(8);
     for ty in [GgmlType::Q5_0, GgmlType::Q6_K, GgmlType::F16] {
         let weight = TestWeight::random(&mut random, ty, 5, 256);
-        check_product(&mut gpu, &mut random, &weight, 1, (false, false), record_matvec);
+        check_product(&mut gpu, &mut random, &weight, 1, (false, false), Single, record_matvec);
     }
     // Larger than the staging buffer of 32 MiB: two copies.
     let row = TestWeight::random(&mut random, GgmlType::Q8_0, 1, 4096);

@@ -1,10 +1,11 @@
 //! What is said of a pass on the software device: as many dispatches and bytes as the roofline counts, times of every
-//! kernel, and ops that agree with the CPU's, under the validation layers.
+//! kernel, submits that follow what earlier ones took, and ops that agree with the CPU's, under the validation layers.
 
 mod vulkan_support;
 
 use engine::backend::BatchToken;
-use engine::backend::vulkan::{PassStats, measure_peaks};
+use engine::backend::vulkan::kernels::probe;
+use engine::backend::vulkan::{Cost, DeviceOptions, MemoryUse, PassStats, Tuning, measure_peaks};
 use engine::roofline::{Pass, Roofline};
 use engine::synth::{Plan, SynthOptions, Target, WriteOptions};
 use engine::{BackendChoice, Engine, EngineOptions};
@@ -106,6 +107,32 @@ fn every_op_agrees_with_the_cpu() {
                 assert!(d.relative < 5e-4 && !d.kernels.is_empty(), "{name}: {d:?}");
             }
         }
+    }
+}
+
+/// With the device's clock and with the processor's.
+#[test]
+fn submits_become_as_small_as_the_device_is_slow() {
+    for no_timestamps in [false, true] {
+        let mut gpu = vulkan_support::gpu_with(DeviceOptions { no_timestamps, ..DeviceOptions::default() });
+        // A millisecond, in which the device is expected to do much more than the pass.
+        let submit_work = Cost { read_bytes: 1 << 50, written_bytes: 1 << 50, flops: 1 << 44 };
+        gpu.set_tuning(Tuning { submit_ms: 1, submit_work, ..*gpu.tuning() });
+        let n_groups = 16;
+        let bytes = u64::from(n_groups * probe::WORKGROUP) * 16;
+        let region = gpu.allocate(MemoryUse::Device, bytes, "results").expect("memory");
+        let mut submits = Vec::new();
+        for _ in 0..12 {
+            gpu.begin().expect("a pass");
+            for _ in 0..40 {
+                probe::record_fma(&mut gpu, &region, [0.5, 1.0], 1000, n_groups).expect("a kernel");
+            }
+            gpu.submit_and_wait().expect("a pass");
+            assert_eq!(gpu.last_pass().device_ns.is_none(), no_timestamps);
+            submits.push(gpu.last_pass().n_submits);
+        }
+        assert_eq!(submits[0], 1, "nothing was known: {submits:?}");
+        assert_eq!(submits[11], 40, "each kernel takes longer than the budget: {submits:?}");
     }
 }
 

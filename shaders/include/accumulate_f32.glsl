@@ -7,14 +7,14 @@ float add_dot(float sum, vec4 a, vec4 b) {
 
 // Adds the products of this invocation's units of the tile to `sums`.
 void accumulate(uint row0, Tile tile, float factor) {
-    uint row_units[N_ROWS], x_rows[N_COLS];
-    [[unroll]] for (uint r = 0; r < N_ROWS; r++)
-        row_units[r] = (tile.expert * push.n_rows + min(row0 + r, push.n_rows - 1)) * push.n_units;
+    uint row_units[MY_ROWS], x_rows[N_COLS];
+    [[unroll]] for (uint r = 0; r < MY_ROWS; r++)
+        row_units[r] = (tile.expert * push.n_rows + min(my_row(row0, r), push.n_rows - 1)) * push.n_units;
     [[unroll]] for (uint c = 0; c < N_COLS; c++) x_rows[c] = x_row(pair_of(tile, c)) * push.x_stride4;
-    for (uint u = gl_LocalInvocationID.x; u < push.n_units; u += WG_SIZE) {
-        vec4 w[N_MATRICES * N_ROWS][UNIT4];
-        [[unroll]] for (uint r = 0; r < N_MATRICES * N_ROWS; r++)
-            decode_matrix(r / N_ROWS, row_units[r % N_ROWS] + u, w[r]);
+    for (uint u = WHOLE_ROWS ? 0 : gl_LocalInvocationID.x; u < push.n_units; u += WHOLE_ROWS ? 1 : WG_SIZE) {
+        vec4 w[N_MATRICES * MY_ROWS][UNIT4];
+        [[unroll]] for (uint r = 0; r < N_MATRICES * MY_ROWS; r++)
+            decode_matrix(r / MY_ROWS, row_units[r % MY_ROWS] + u, w[r]);
         uint start4 = unit_start4(u);
         [[unroll]] for (uint c = 0; c < N_COLS; c++) {
             if (!has_column(tile, c)) continue;
@@ -23,7 +23,7 @@ void accumulate(uint row0, Tile tile, float factor) {
             [[unroll]] for (uint j = 0; j < UNIT4; j++) x[j] = push.x.v[unit_vec4(x_rows[c] + start4, j)];
             if (GROUPED == 2) [[unroll]] for (uint j = 0; j < UNIT4; j++) x[j] *= factor;
             [[unroll]] for (uint j = 0; j < UNIT4; j++)
-                [[unroll]] for (uint r = 0; r < N_MATRICES * N_ROWS; r++) sums[r][c] = add_dot(sums[r][c], w[r][j], x[j]);
+                [[unroll]] for (uint r = 0; r < N_MATRICES * MY_ROWS; r++) sums[r][c] = add_dot(sums[r][c], w[r][j], x[j]);
         }
     }
 }

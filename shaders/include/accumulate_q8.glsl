@@ -9,17 +9,17 @@ int half_sum(uint sums, uint part) {
 
 // Adds the products of this invocation's units of the tile to `sums`.
 void accumulate(uint row0, Tile tile, float factor) {
-    uint row_units[N_ROWS], x_rows[N_COLS];
-    [[unroll]] for (uint r = 0; r < N_ROWS; r++)
-        row_units[r] = (tile.expert * push.n_rows + min(row0 + r, push.n_rows - 1)) * push.n_units;
+    uint row_units[MY_ROWS], x_rows[N_COLS];
+    [[unroll]] for (uint r = 0; r < MY_ROWS; r++)
+        row_units[r] = (tile.expert * push.n_rows + min(my_row(row0, r), push.n_rows - 1)) * push.n_units;
     [[unroll]] for (uint c = 0; c < N_COLS; c++)
         x_rows[c] = x_row(pair_of(tile, c)) * (push.x_stride4 + push.x_stride4 / 4);
     ReadU32x2 x_scales = ReadU32x2(push.x);
-    for (uint u = gl_LocalInvocationID.x; u < push.n_units; u += WG_SIZE) {
-        uint w[N_MATRICES * N_ROWS][8];
-        vec4 s[N_MATRICES * N_ROWS];
-        [[unroll]] for (uint r = 0; r < N_MATRICES * N_ROWS; r++)
-            unpack_matrix(r / N_ROWS, row_units[r % N_ROWS] + u, w[r], s[r]);
+    for (uint u = WHOLE_ROWS ? 0 : gl_LocalInvocationID.x; u < push.n_units; u += WHOLE_ROWS ? 1 : WG_SIZE) {
+        uint w[N_MATRICES * MY_ROWS][8];
+        vec4 s[N_MATRICES * MY_ROWS];
+        [[unroll]] for (uint r = 0; r < N_MATRICES * MY_ROWS; r++)
+            unpack_matrix(r / MY_ROWS, row_units[r % MY_ROWS] + u, w[r], s[r]);
         // The pieces of x that the halves of the unit meet.
         uint piece = unit_start4(u) / 4, part = piece & 1;
         [[unroll]] for (uint c = 0; c < N_COLS; c++) {
@@ -39,7 +39,7 @@ void accumulate(uint row0, Tile tile, float factor) {
 #else
             int sum0 = half_sum(first.y, 0) + half_sum(first.y, 1);
 #endif
-            [[unroll]] for (uint r = 0; r < N_MATRICES * N_ROWS; r++) {
+            [[unroll]] for (uint r = 0; r < N_MATRICES * MY_ROWS; r++) {
                 int dot0 = -WEIGHT_OFFSET * sum0;
                 [[unroll]] for (uint j = 0; j < 4; j++) dot0 += dotPacked4x8EXT(int(w[r][j]), int(x[0][j]));
 #if UNIT_SCALES == 2

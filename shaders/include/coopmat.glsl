@@ -49,14 +49,27 @@ uint halves(float a, float b) {
 // This invocation's part of the weights of a step.
 uint w_words[MY_UNITS][2 * UNIT4];
 uvec4 x_words[MY_PIECES];
+// Where they begin: units of the weight, 16-byte pieces of x. Found once, since it takes divisions.
+uint w_starts[MY_UNITS], x_starts[MY_PIECES];
 
-void load_weights(uint first_row, uint row0, uint unit0) {
+void locate(uint first_row, uint row0) {
+    [[unroll]] for (uint n = 0; n < MY_UNITS; n++) {
+        uint r = (gl_LocalInvocationID.x + n * WG_SIZE) % BLOCK_ROWS;
+        w_starts[n] = (first_row + min(row0 + r, push.n_rows - 1)) * push.n_units;
+    }
+    [[unroll]] for (uint n = 0; n < MY_PIECES; n++) {
+        uint t = min((gl_LocalInvocationID.x + n * WG_SIZE) / TILE_PIECES, BLOCK_TOKENS - 1);
+        x_starts[n] = x_row(pairs[t]) * push.x_stride4 + 1;
+    }
+}
+
+void load_weights(uint unit0) {
     [[unroll]] for (uint n = 0; n < MY_UNITS; n++) {
         uint i = gl_LocalInvocationID.x + n * WG_SIZE;
-        uint r = i % BLOCK_ROWS, u = i / BLOCK_ROWS % TILE_UNITS, m = i / (BLOCK_ROWS * TILE_UNITS);
+        uint u = i / BLOCK_ROWS % TILE_UNITS, m = i / (BLOCK_ROWS * TILE_UNITS);
         if (i < W_ROWS * TILE_UNITS && unit0 + u < push.n_units) {
             vec4 w[UNIT4];
-            decode_matrix(m, (first_row + min(row0 + r, push.n_rows - 1)) * push.n_units + unit0 + u, w);
+            decode_matrix(m, w_starts[n] + unit0 + u, w);
             [[unroll]] for (uint j = 0; j < UNIT4; j++) {
                 w_words[n][2 * j] = halves(w[j].x, w[j].y);
                 w_words[n][2 * j + 1] = halves(w[j].z, w[j].w);
@@ -74,7 +87,7 @@ void load_activations(uint unit0) {
         uint u = unit0 + v / UNIT4;
         x_words[n] = uvec4(0);
         if (t < BLOCK_TOKENS && u < push.n_units)
-            x_words[n] = push.x.v[x_row(pairs[t]) * push.x_stride4 + 1 + unit_vec4(unit_start4(u), v % UNIT4) / 2];
+            x_words[n] = push.x.v[x_starts[n] + unit_vec4(unit_start4(u), v % UNIT4) / 2];
     }
 }
 
@@ -117,30 +130,40 @@ void multiply(uint base, uint wave_row, uint wave_token) {
     }
 }
 
-// Stores this subgroup's sums of the pairs from `first` of the tile on.
-void put_sums(Tile tile, uint row0, uint first) {
+// Stores this subgroup's sums of fragments `j` across, of the pairs from `first` of the tile on.
+void put_fragments(Tile tile, uint row0, uint first, uint j) {
     uint stage = gl_SubgroupID * STAGE_WORDS;
-    [[unroll]] for (uint j = 0; j < FRAGMENTS_ACROSS; j++) {
-        [[unroll]] for (uint i = 0; i < N_MATRICES * FRAGMENTS_DOWN; i++) {
-            uint at = stage + i / FRAGMENTS_DOWN * MAT_N * STAGE_STRIDE + i % FRAGMENTS_DOWN * MAT_M;
-            coopMatStore(sums[i * FRAGMENTS_ACROSS + j], words, at, STAGE_STRIDE, gl_CooperativeMatrixLayoutColumnMajor);
-        }
-        subgroupMemoryBarrierShared();
-        subgroupBarrier();
-        for (uint e = gl_SubgroupInvocationID; e < WAVE_ROWS * MAT_N; e += SUBGROUP) {
-            uint row = row0 + e % WAVE_ROWS, t = first + j * MAT_N + e / WAVE_ROWS;
-            if (row >= push.n_rows || t >= tile.n) continue;
-            uint pair = pairs[t];
-            float scale = uintBitsToFloat(push.x.v[x_row(pair) * push.x_stride4].x);
-            float totals[N_MATRICES];
-            [[unroll]] for (uint m = 0; m < N_MATRICES; m++) {
-                uint at = stage + (m * MAT_N + e / WAVE_ROWS) * STAGE_STRIDE + e % WAVE_ROWS;
-                totals[m] = uintBitsToFloat(words[at]) * scale;
-            }
-            store(row, tile.expert, pair, totals);
-        }
-        subgroupBarrier();
+    [[unroll]] for (uint i = 0; i < N_MATRICES * FRAGMENTS_DOWN; i++) {
+        uint at = stage + i / FRAGMENTS_DOWN * MAT_N * STAGE_STRIDE + i % FRAGMENTS_DOWN * MAT_M;
+        coopMatStore(sums[i * FRAGMENTS_ACROSS + j], words, at, STAGE_STRIDE, gl_CooperativeMatrixLayoutColumnMajor);
     }
+    subgroupMemoryBarrierShared();
+    subgroupBarrier();
+    for (uint e = gl_SubgroupInvocationID; e < WAVE_ROWS * MAT_N; e += SUBGROUP) {
+        uint row = row0 + e % WAVE_ROWS, t = first + j * MAT_N + e / WAVE_ROWS;
+        if (row >= push.n_rows || t >= tile.n) continue;
+        uint pair = pairs[t];
+        float scale = uintBitsToFloat(push.x.v[x_row(pair) * push.x_stride4].x);
+        float totals[N_MATRICES];
+        [[unroll]] for (uint m = 0; m < N_MATRICES; m++) {
+            uint at = stage + (m * MAT_N + e / WAVE_ROWS) * STAGE_STRIDE + e % WAVE_ROWS;
+            totals[m] = uintBitsToFloat(words[at]) * scale;
+        }
+        store(row, tile.expert, pair, totals);
+    }
+    subgroupBarrier();
+}
+
+// Stores this subgroup's sums. Not a loop: where a driver leaves one, it moves the sums to memory to index them.
+void put_sums(Tile tile, uint row0, uint first) {
+    put_fragments(tile, row0, first, 0);
+    if (FRAGMENTS_ACROSS > 1) put_fragments(tile, row0, first, 1);
+    if (FRAGMENTS_ACROSS > 2) put_fragments(tile, row0, first, 2);
+    if (FRAGMENTS_ACROSS > 3) put_fragments(tile, row0, first, 3);
+    if (FRAGMENTS_ACROSS > 4) put_fragments(tile, row0, first, 4);
+    if (FRAGMENTS_ACROSS > 5) put_fragments(tile, row0, first, 5);
+    if (FRAGMENTS_ACROSS > 6) put_fragments(tile, row0, first, 6);
+    if (FRAGMENTS_ACROSS > 7) put_fragments(tile, row0, first, 7);
 }
 
 void main() {
@@ -152,13 +175,13 @@ void main() {
     for (uint i = gl_LocalInvocationID.x; i < BLOCK_TOKENS; i += WG_SIZE) pairs[i] = pair_of(tile, i);
     barrier();
     uint wave_row = gl_SubgroupID % WAVES_DOWN * WAVE_ROWS, wave_token = gl_SubgroupID / WAVES_DOWN * WAVE_TOKENS;
-    uint first_row = tile.expert * push.n_rows;
+    locate(tile.expert * push.n_rows, row0);
     [[unroll]] for (uint i = 0; i < N_MATRICES * FRAGMENTS_DOWN * FRAGMENTS_ACROSS; i++)
         sums[i] = coopmat<float, gl_ScopeSubgroup, MAT_M, MAT_N, gl_MatrixUseAccumulator>(0.0);
 
     if (N_BUFFERS == 1) {
         for (uint unit0 = 0; unit0 < push.n_units; unit0 += TILE_UNITS) {
-            load_weights(first_row, row0, unit0);
+            load_weights(unit0);
             load_activations(unit0);
             barrier();
             put_tiles(0);
@@ -166,20 +189,21 @@ void main() {
             multiply(0, wave_row, wave_token);
         }
     } else {
-        load_weights(first_row, row0, 0);
+        load_weights(0);
         load_activations(0);
         put_tiles(0);
         barrier();
-        uint base = 0;
+        // Multiples, so that a driver sees that 16 bytes at a time are aligned.
+        uint turn = 0;
         for (uint unit0 = TILE_UNITS; unit0 < push.n_units; unit0 += TILE_UNITS) {
-            load_weights(first_row, row0, unit0);
+            load_weights(unit0);
             load_activations(unit0);
-            multiply(base, wave_row, wave_token);
-            base = BUFFER_WORDS - base;
-            put_tiles(base);
+            multiply(turn * BUFFER_WORDS, wave_row, wave_token);
+            turn ^= 1;
+            put_tiles(turn * BUFFER_WORDS);
             barrier();
         }
-        multiply(base, wave_row, wave_token);
+        multiply(turn * BUFFER_WORDS, wave_row, wave_token);
     }
     barrier();
     put_sums(tile, row0 + wave_row, wave_token);

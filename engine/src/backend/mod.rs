@@ -108,11 +108,26 @@ pub struct BatchToken {
     pub output: bool,
 }
 
+/// What a tensor is in a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A vector (a norm, a bias), or one for each expert.
+    Vector,
+    /// A matrix.
+    Matrix,
+    /// The gate of a dense feed-forward layer, which is multiplied together with its up matrix.
+    Gate,
+    /// A matrix for each expert.
+    Experts,
+}
+
 /// A weight tensor as it lies in the file. `cols` is the contiguous dimension (ggml's `ne[0]`).
 #[derive(Clone, Copy)]
 pub struct TensorView<'a> {
     /// Name in the file, for messages.
     pub name: &'a str,
+    /// What it is in the model.
+    pub role: Role,
     /// Element type.
     pub ty: GgmlType,
     /// Rows (1 for a vector).

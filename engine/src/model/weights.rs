@@ -3,13 +3,14 @@
 
 use super::config::{Architecture, Config, MoeConfig};
 use super::{ExpertWeights, FeedForward, GatedWeights, Layer, ModelError, MoeWeights, SharedExpert, Weights};
-use crate::backend::{Backend, TensorView};
+use crate::backend::{Backend, Role, TensorView};
 use crate::error::Error;
 use crate::gguf::{GgmlType, GgufFile, Header, TensorInfo};
 
 /// One weight of the plan.
 pub struct Slot<'f> {
     info: &'f TensorInfo,
+    role: Role,
     rows: usize,
     cols: usize,
 }
@@ -82,7 +83,7 @@ fn gated<'f>(
 ) -> Result<GatedWeights<Slot<'f>>, ModelError> {
     let matrix = |part: &str, rows, cols| find.matrix(&pattern.replace("{}", part), rows, cols);
     Ok(GatedWeights {
-        gate: matrix("gate", n_ff, n_embd)?,
+        gate: Slot { role: Role::Gate, ..matrix("gate", n_ff, n_embd)? },
         up: matrix("up", n_ff, n_embd)?,
         down: matrix("down", n_embd, n_ff)?,
     })
@@ -211,7 +212,8 @@ impl<'f> Plan<'f> {
             let name = &*slot.info.name;
             // SAFETY: as above; the name lives in the file's header.
             let name: &'static str = unsafe { &*std::ptr::from_ref(name) };
-            let view = TensorView { name, ty: slot.info.ty, rows: slot.rows, cols: slot.cols, data };
+            let Slot { info, role, rows, cols } = *slot;
+            let view = TensorView { name, role, ty: info.ty, rows, cols, data };
             let weight = backend.upload(view)?;
             done += slot.info.bytes;
             progress(done);
@@ -293,13 +295,13 @@ struct Finder<'f> {
 
 impl<'f> Finder<'f> {
     /// A tensor with exactly these dimensions, contiguous one first, seen as `rows` rows of `cols`.
-    fn optional(&self, name: &str, dims: &[usize], rows: usize) -> Result<Option<Slot<'f>>, ModelError> {
+    fn optional(&self, name: &str, role: Role, dims: &[usize], rows: usize) -> Result<Option<Slot<'f>>, ModelError> {
         let Some(info) = self.header.tensor(name) else { return Ok(None) };
         let expected: Vec<u64> = dims.iter().map(|&d| d as u64).collect();
         if info.dims != expected {
             return Err(ModelError::Shape { name: name.into(), found: info.dims.clone(), expected });
         }
-        Ok(Some(Slot { info, rows, cols: dims[0] }))
+        Ok(Some(Slot { info, role, rows, cols: dims[0] }))
     }
 
     fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Slot<'f>, ModelError> {
@@ -307,17 +309,19 @@ impl<'f> Finder<'f> {
     }
 
     fn optional_matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Option<Slot<'f>>, ModelError> {
-        self.optional(name, &[cols, rows], rows)
+        self.optional(name, Role::Matrix, &[cols, rows], rows)
     }
 
     /// `n_expert` matrices of `[rows, cols]`.
     fn experts(&self, name: &str, moe: &MoeConfig, rows: usize, cols: usize) -> Result<Slot<'f>, ModelError> {
-        self.optional(name, &[cols, rows, moe.n_expert], rows * moe.n_expert)?.ok_or_else(|| missing(name))
+        let dims = [cols, rows, moe.n_expert];
+        self.optional(name, Role::Experts, &dims, rows * moe.n_expert)?.ok_or_else(|| missing(name))
     }
 
     /// `n_expert` vectors of `len`.
     fn expert_bias(&self, name: &str, moe: &MoeConfig, len: usize) -> Result<Slot<'f>, ModelError> {
-        let slot = self.optional(name, &[len, moe.n_expert], moe.n_expert)?.ok_or_else(|| missing(name))?;
+        let slot = self.optional(name, Role::Vector, &[len, moe.n_expert], moe.n_expert)?;
+        let slot = slot.ok_or_else(|| missing(name))?;
         slot.check_float(name)?;
         Ok(slot)
     }
@@ -327,7 +331,7 @@ impl<'f> Finder<'f> {
     }
 
     fn optional_vector(&self, name: &str, len: usize) -> Result<Option<Slot<'f>>, ModelError> {
-        let Some(slot) = self.optional(name, &[len], 1)? else { return Ok(None) };
+        let Some(slot) = self.optional(name, Role::Vector, &[len], 1)? else { return Ok(None) };
         slot.check_float(name)?;
         Ok(Some(slot))
     }

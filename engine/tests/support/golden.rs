@@ -75,8 +75,14 @@ fn cosine(pairs: impl Iterator<Item = (f64, f64)>) -> f64 {
 
 /// Checks the last logits of all of a model's prompts of up to `longest` tokens: each has at least the cosine `least`.
 /// Without one, the model is at least as close as llama.cpp over its prompts, and on none twice as far away: both round
-/// activations to 8 bits, each its own way, so that on some prompt a coarser rounding may be the luckier one.
-pub fn check(model: &str, options: &EngineOptions, least: Option<f64>, longest: usize) {
+/// activations to 8 bits, each its own way, so that on some prompt a coarser rounding may be the luckier one. `prepare` may change the engine.
+pub fn check(
+    model: &str,
+    options: &EngineOptions,
+    prepare: impl FnOnce(&mut Engine),
+    least: Option<f64>,
+    longest: usize,
+) {
     let path = models_dir().join(model);
     let (Some(golden), true) = (golden(model), path.is_file()) else {
         println!("skipped: {model} or the reference logits are not on this machine");
@@ -84,6 +90,7 @@ pub fn check(model: &str, options: &EngineOptions, least: Option<f64>, longest: 
     };
     assert!(!golden.is_empty(), "no reference for {model}");
     let mut engine = Engine::load(&path, options, &mut |_, _| {}).expect("a loaded model");
+    prepare(&mut engine);
     let form = if options.exact { "f32 activations" } else { "default" };
     let (mut distance, mut llama_cpp_distance) = (0.0, 0.0);
     for g in golden.iter().filter(|g| g.tokens.len() <= longest) {

@@ -6,10 +6,10 @@
 pub mod experts;
 pub mod products;
 
-use engine::backend::TensorView;
 use engine::backend::vulkan::kernels::Rows;
 use engine::backend::vulkan::kernels::quantize::QuantizedRows;
 use engine::backend::vulkan::{DeviceKind, DeviceOptions, Gpu, MemoryUse, Region, VulkanError, Weight, devices};
+use engine::backend::{Role, TensorView};
 use engine::gguf::GgmlType;
 use engine::model::Activation;
 use engine::quant::dequantize_row;
@@ -25,9 +25,13 @@ pub fn software_device() -> String {
 
 /// The software device, under the validation layers.
 pub fn gpu() -> Gpu {
+    gpu_with(DeviceOptions::default())
+}
+
+/// The software device with other options, under the validation layers.
+pub fn gpu_with(options: DeviceOptions<'_>) -> Gpu {
     let selector = software_device();
-    let options = DeviceOptions { selector: Some(&selector), validation: true, ..DeviceOptions::default() };
-    match Gpu::open(options) {
+    match Gpu::open(DeviceOptions { selector: Some(&selector), validation: true, ..options }) {
         Err(e @ VulkanError::ValidationLayerMissing) => panic!("the Vulkan tests run under validation: {e}"),
         other => other.unwrap_or_else(|e| panic!("{e}")),
     }
@@ -57,6 +61,7 @@ impl Random {
 
 /// A random weight as it lies in a file, and decoded.
 pub struct TestWeight {
+    pub role: Role,
     pub ty: GgmlType,
     pub rows: usize,
     pub cols: usize,
@@ -99,17 +104,18 @@ impl TestWeight {
         for (row, out) in bytes.chunks_exact(ty.row_bytes(cols)).zip(decoded.chunks_exact_mut(cols)) {
             dequantize_row(ty, row, out);
         }
-        TestWeight { ty, rows, cols, bytes, decoded }
+        TestWeight { role: Role::Matrix, ty, rows, cols, bytes, decoded }
     }
 
     /// An f32 vector.
     pub fn vector(values: &[f32]) -> TestWeight {
         let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        Self::from_bytes(GgmlType::F32, 1, values.len(), bytes)
+        TestWeight { role: Role::Vector, ..Self::from_bytes(GgmlType::F32, 1, values.len(), bytes) }
     }
 
     pub fn upload(&self, gpu: &mut Gpu, name: &str) -> Weight {
-        let view = TensorView { name, ty: self.ty, rows: self.rows, cols: self.cols, data: &self.bytes };
+        let TestWeight { role, ty, rows, cols, ref bytes, .. } = *self;
+        let view = TensorView { name, role, ty, rows, cols, data: bytes };
         gpu.upload(view).unwrap_or_else(|e| panic!("{name}: {e}"))
     }
 

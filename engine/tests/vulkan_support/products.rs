@@ -35,30 +35,18 @@ pub struct Sizes {
     pub x: f64,
 }
 
-/// Runs one product in f32 and compares it with f64.
+/// Runs the product of `n` random columns and compares it with f64.
 pub fn check_product(
     gpu: &mut Gpu,
     random: &mut Random,
     weight: &TestWeight,
     n: usize,
     options: (bool, bool),
+    arithmetic: Arithmetic,
     record: impl Fn(&mut Gpu, &Product<'_>) -> Result<(), VulkanError>,
 ) {
     let values = random.values(n * weight.cols);
-    check_product_of(gpu, random, weight, &values, options, Arithmetic::Single, record);
-}
-
-/// Runs one product with its activations in bytes and compares it with f64.
-pub fn check_product_in_bytes(
-    gpu: &mut Gpu,
-    random: &mut Random,
-    weight: &TestWeight,
-    n: usize,
-    options: (bool, bool),
-    record: impl Fn(&mut Gpu, &Product<'_>) -> Result<(), VulkanError>,
-) {
-    let values = random.values(n * weight.cols);
-    check_product_of(gpu, random, weight, &values, options, Arithmetic::Integer, record);
+    check_product_of(gpu, random, weight, &values, options, arithmetic, record);
 }
 
 /// Runs the product of `values`, `[n, weight.cols]`, and compares it with f64.

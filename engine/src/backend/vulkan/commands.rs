@@ -1,11 +1,12 @@
 //! A pass: recorded anew each time, submitted and waited for. A decoded token is one submit and one wait; a long prompt
 //! is cut into several, so that none takes long enough for the system to think that the GPU hangs. How much goes into one
-//! follows from what earlier ones took, by the device's own clock (`pace`); two are under way at most, so that a prompt
-//! of many submits is already cut by what its first ones took. Barriers are put where an op
-//! touches memory that an earlier op of the pass wrote, or writes what it read: an op can only get at a region's
-//! address through [`Op::reads`] or [`Op::writes`], which say so.
+//! follows from what earlier ones took (`pace`), by the device's own clock or, where it has none, by the processor's; two
+//! are under way at most, so that a prompt of many submits is already cut by what its first ones took. Barriers are put
+//! where an op touches memory that an earlier op of the pass wrote, or writes what it read: an op can only get at a
+//! region's address through [`Op::reads`] or [`Op::writes`], which say so.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use ash::vk;
 
@@ -33,6 +34,8 @@ pub(super) struct Commands {
     n_used: usize,
     /// Submits of this pass that were waited for.
     n_done: usize,
+    /// When the last of them was found to be done.
+    done_at: Option<Instant>,
     /// Times of the begin and the end of each submit; null where the queue has no clock.
     times: vk::QueryPool,
     hazards: Hazards,
@@ -54,6 +57,8 @@ struct Submit {
     /// Signalled when it is done.
     fence: vk::Fence,
     work: Cost,
+    /// When it was handed to the queue; before that, when it was made.
+    submitted_at: Instant,
 }
 
 /// What an op must move and compute at least: the basis of submit budgets and of rooflines.
@@ -86,6 +91,7 @@ impl Commands {
             submits: Vec::new(),
             n_used: 0,
             n_done: 0,
+            done_at: None,
             times: vk::QueryPool::null(),
             hazards: Hazards::default(),
             recording: false,
@@ -130,7 +136,7 @@ impl Commands {
             self.n_used -= 1;
             self.wait(self.n_used)?;
         }
-        (self.n_used, self.n_done) = (0, 0);
+        (self.n_used, self.n_done, self.done_at) = (0, 0, None);
         // SAFETY: no buffer of the pool is executing: every submit was waited for.
         let reset = unsafe { self.device.raw.reset_command_pool(self.pool, vk::CommandPoolResetFlags::empty()) };
         check("vkResetCommandPool", reset)?;
@@ -163,7 +169,7 @@ impl Commands {
                 unsafe { raw.destroy_fence(fence, None) };
             });
             let buffer = check("vkAllocateCommandBuffers", buffers)?[0];
-            self.submits.push(Submit { buffer, fence, work: Cost::default() });
+            self.submits.push(Submit { buffer, fence, work: Cost::default(), submitted_at: Instant::now() });
         }
         let submit = &mut self.submits[self.n_used];
         submit.work = Cost::default();
@@ -235,6 +241,8 @@ impl Commands {
     /// Ends the buffer that is recorded and submits it.
     fn submit(&mut self) -> Result<(), VulkanError> {
         let raw = &self.device.raw;
+        let submit = &mut self.submits[self.n_used - 1];
+        submit.submitted_at = Instant::now();
         let submit = &self.submits[self.n_used - 1];
         let buffers = [vk::CommandBufferSubmitInfo::default().command_buffer(submit.buffer)];
         let submits = [vk::SubmitInfo2::default().command_buffer_infos(&buffers)];
@@ -255,28 +263,39 @@ impl Commands {
 
     /// Waits for the first `n` submits of the pass, and learns what they took.
     fn wait(&mut self, n: usize) -> Result<(), VulkanError> {
-        let fences: Vec<vk::Fence> = self.submits[self.n_done.min(n)..n].iter().map(|s| s.fence).collect();
-        if fences.is_empty() {
-            return Ok(());
-        }
-        self.lost = true;
-        // SAFETY: the fences were submitted and are used by this pass alone.
-        unsafe {
+        for i in self.n_done.min(n)..n {
+            self.lost = true;
+            let fence = [self.submits[i].fence];
             let raw = &self.device.raw;
-            let waited = raw.wait_for_fences(&fences, true, WAIT_SECONDS * 1_000_000_000);
+            // SAFETY: the fence was submitted and is used by this pass alone.
+            let was_done = unsafe { raw.get_fence_status(fence[0]) };
+            let was_done = check("vkGetFenceStatus", was_done)?;
+            // SAFETY: as above.
+            let waited = unsafe { raw.wait_for_fences(&fence, true, WAIT_SECONDS * 1_000_000_000) };
             if waited == Err(vk::Result::TIMEOUT) {
                 return Err(VulkanError::Timeout { seconds: WAIT_SECONDS });
             }
             check("vkWaitForFences", waited)?;
-            check("vkResetFences", raw.reset_fences(&fences))?;
+            // SAFETY: as above; its submit is done.
+            check("vkResetFences", unsafe { raw.reset_fences(&fence) })?;
+            self.learn(i, was_done)?;
+            self.n_done = i + 1;
+            self.lost = false;
         }
-        for i in self.n_done..n {
-            if let Some(seconds) = self.measured(i)? {
-                self.pace.observe(self.submits[i].work, seconds);
-            }
+        Ok(())
+    }
+
+    /// Tells the pace what a submit took that was waited for; `was_done`: it was done before the wait.
+    fn learn(&mut self, i: usize, was_done: bool) -> Result<(), VulkanError> {
+        let now = Instant::now();
+        // The queue does one after the other.
+        let start = self.done_at.map_or(self.submits[i].submitted_at, |done| done.max(self.submits[i].submitted_at));
+        self.done_at = Some(now);
+        match self.measured(i)? {
+            Some(seconds) => self.pace.observe(self.submits[i].work, seconds),
+            None if was_done => self.pace.observe_at_most(self.submits[i].work, (now - start).as_secs_f64()),
+            None => self.pace.observe(self.submits[i].work, (now - start).as_secs_f64()),
         }
-        self.n_done = n;
-        self.lost = false;
         Ok(())
     }
 

@@ -25,7 +25,7 @@ use crate::model::{Activation, MoeConfig, RopeLayout};
 /// Head sizes, and query heads per key/value head, of the models that the engine is made for.
 const HEADS: [(usize, usize); 5] = [(64, 7), (64, 8), (128, 8), (128, 5), (256, 4)];
 /// Largest batch that variants are listed for.
-const N_BATCH: usize = 512;
+const N_BATCH: usize = 1024;
 /// Experts, and experts per token, of the models that the engine is made for.
 const EXPERTS: [(usize, usize); 3] = [(32, 4), (128, 4), (128, 8)];
 

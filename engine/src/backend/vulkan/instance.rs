@@ -104,6 +104,12 @@ impl DeviceInfo {
         self.kind == DeviceKind::Cpu
     }
 
+    /// Whether this is a driver that computes on the processor, and what all invocations of a subgroup have in common
+    /// once: lavapipe of Mesa 26. That of 25.0 (which tells no version) reads an address once for each invocation.
+    pub(super) fn has_scalars(&self) -> bool {
+        self.is_cpu() && self.driver_version >> 22 >= 26
+    }
+
     fn label(&self) -> String {
         format!("{}: {}", self.index, self.name)
     }

@@ -3,7 +3,8 @@
 //! token is bound by the one and a prompt by the other.
 //!
 //! Slower than expected counts at once, faster only by half: too much in a submit makes a system reset the GPU, too
-//! little costs tens of microseconds. Knows no Vulkan; `commands` asks it and tells it.
+//! little costs tens of microseconds. Of a device without a clock only the processor's is known: a submit that was over
+//! before anybody looked took that long at most. Knows no Vulkan; `commands` asks it and tells it.
 
 use super::commands::Cost;
 
@@ -67,6 +68,13 @@ impl Pace {
         let [bytes, flops] = self.parts(work);
         self.seconds_per_byte *= ratio.powf(bytes / expected);
         self.seconds_per_flop *= ratio.powf(flops / expected);
+    }
+
+    /// Learns that `work` took no longer than this: what is known of a submit that was over before anybody looked.
+    pub fn observe_at_most(&mut self, work: Cost, seconds: f64) {
+        if seconds < self.seconds(work) {
+            self.observe(work, seconds);
+        }
     }
 
     fn parts(&self, work: Cost) -> [f64; 2] {
@@ -180,6 +188,16 @@ mod tests {
         (0..4).for_each(|_| _ = device.run(&mut pace, prompt_op(), 250, false));
         let bytes = Cost { read_bytes: 20_000_000_000, ..Cost::default() };
         assert!(pace.seconds(bytes) < 0.2, "slow products do not make bytes slow: {}", pace.seconds(bytes));
+    }
+
+    #[test]
+    fn an_upper_bound_can_only_say_that_the_device_is_faster() {
+        let mut pace = Pace::new(BUDGET, guess());
+        let before = pace.seconds(guess());
+        pace.observe_at_most(guess(), 10.0 * before);
+        assert_eq!(pace.seconds(guess()), before, "it was over sometime in these seconds");
+        pace.observe_at_most(guess(), before / 4.0);
+        assert!((pace.seconds(guess()) - before / 2.0).abs() < 1e-9, "faster counts by half");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Activations read and overwritten in the middle of a pass, for comparing op by op with the CPU backend.
 
+use super::Vulkan;
 use super::memory::{MemoryUse, Region};
-use super::{Vulkan, stride};
+use super::state::stride;
 use crate::backend::Act;
 use crate::error::Error;
 use crate::trace::Taps;

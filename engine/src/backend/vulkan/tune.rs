@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::device::Device;
 use super::instance::DeviceInfo;
 use super::pipelines::{cache_folder, device_name};
-use super::tuning::{MatmulTile, MatrixTile, Tuning};
+use super::tuning::{MatmulTile, MatrixTile, NEVER, Tuning};
 
 /// Version of the file's form and of the meaning of its values.
 const VERSION: u32 = 1;
@@ -76,7 +76,8 @@ fn by_kind(info: &DeviceInfo, gpu: &[u32], cpu: &[u32]) -> Vec<Value> {
 }
 
 /// Columns that the matrix–vector kernels can be compiled for.
-static COLUMNS: [&[u32]; 5] = [&[1, 2, 4, 8, 16], &[1, 2, 4, 8], &[1, 4], &[1, 4, 8], &[1, 2, 3, 4, 5, 6, 7, 8, 16]];
+static COLUMNS: [&[u32]; 6] =
+    [&[1, 2, 4, 8, 16], &[1, 2, 4, 8], &[1, 2, 4], &[1, 4], &[1, 4, 8], &[1, 2, 3, 4, 5, 6, 7, 8, 16]];
 
 /// Numbers of tokens from which on products run in integers; the largest is none.
 const DOT_FROM: [[u32; 2]; 4] = [[1, 2], [1, 1], [2, 2], [u32::MAX, u32::MAX]];
@@ -140,7 +141,7 @@ fn matrix_value(t: &MatrixTile) -> Value {
 }
 
 /// Every size that can be measured, in the order in which they are.
-pub static KNOBS: [Knob; 21] = [
+pub static KNOBS: [Knob; 22] = [
     Knob {
         name: "matvec",
         what: "invocations per workgroup of matrix–vector products",
@@ -163,7 +164,7 @@ pub static KNOBS: [Knob; 21] = [
         kernels: &["matvec"],
         columns: &[1, 2],
         prompts: &[],
-        candidates: |_| numbers(&[1, 2, 4, 8]),
+        candidates: |info| by_kind(info, &[1, 2, 4, 8], &[2, 4, 8, 16]),
         get: |t| vec![t.matvec_rows[0]],
         set: |t, v| t.matvec_rows[0] = v[0],
     },
@@ -173,7 +174,7 @@ pub static KNOBS: [Knob; 21] = [
         kernels: &["matvec"],
         columns: &[4, 8],
         prompts: &[],
-        candidates: |_| numbers(&[1, 2, 4]),
+        candidates: |info| by_kind(info, &[1, 2, 4], &[1, 2, 4, 8, 16]),
         get: |t| vec![t.matvec_rows[1]],
         set: |t, v| t.matvec_rows[1] = v[0],
     },
@@ -233,7 +234,7 @@ pub static KNOBS: [Knob; 21] = [
         kernels: &["mat"],
         columns: &[12, 24, 48],
         prompts: &[],
-        candidates: |_| numbers(&[9, 17, 33, 49, 65]),
+        candidates: |_| numbers(&[9, 17, 33, 49, 65, NEVER as u32]),
         get: |t| vec![t.matmul_from as u32],
         set: |t, v| t.matmul_from = v[0] as usize,
     },
@@ -253,13 +254,13 @@ pub static KNOBS: [Knob; 21] = [
         kernels: &["mat"],
         columns: &[48],
         prompts: &[256],
-        candidates: |_| numbers(&[2, 4, 8, 16, 32]),
+        candidates: |_| numbers(&[2, 4, 8, 16, 32, NEVER as u32]),
         get: |t| vec![t.experts_matmul_from as u32],
         set: |t, v| t.experts_matmul_from = v[0] as usize,
     },
     Knob {
         name: "matrix.wide",
-        what: "widest tile of the products of many tokens on matrix units",
+        what: "tile of the products of many tokens on matrix units",
         kernels: &["f16_"],
         columns: &[],
         prompts: &[512],
@@ -272,12 +273,26 @@ pub static KNOBS: [Knob; 21] = [
         },
     },
     Knob {
+        name: "matrix.widest",
+        what: "the same of prompts that are four times as wide or more",
+        kernels: &["f16_"],
+        columns: &[],
+        prompts: &[1024],
+        candidates: |info| matrix_tiles(info).map(|t| matrix_value(&t)).collect(),
+        get: |t| t.matrix.iter().flat_map(|m| matrix_value(&m.tiles[4])).collect(),
+        set: |t, v| {
+            if let Some(m) = &mut t.matrix {
+                m.tiles[4] = with_matrix_value(m.tiles[4], v);
+            }
+        },
+    },
+    Knob {
         name: "matrix.from",
         what: "tokens from which on matrix units are used",
         kernels: &["mat"],
         columns: &[12, 24, 48],
         prompts: &[],
-        candidates: |info| of_matrices(info, &[9, 17, 33, 65]),
+        candidates: |info| of_matrices(info, &[9, 17, 33, 65, NEVER as u32]),
         get: |t| t.matrix.iter().map(|m| m.from as u32).collect(),
         set: |t, v| t.matrix.iter_mut().for_each(|m| m.from = v[0] as usize),
     },
@@ -287,7 +302,7 @@ pub static KNOBS: [Knob; 21] = [
         kernels: &["mat"],
         columns: &[48],
         prompts: &[256],
-        candidates: |info| of_matrices(info, &[2, 4, 8, 16, 32]),
+        candidates: |info| of_matrices(info, &[2, 4, 8, 16, 32, NEVER as u32]),
         get: |t| t.matrix.iter().map(|m| m.experts_from as u32).collect(),
         set: |t, v| t.matrix.iter_mut().for_each(|m| m.experts_from = v[0] as usize),
     },

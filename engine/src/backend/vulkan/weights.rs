@@ -2,8 +2,7 @@
 //! 210-byte blocks are not), one copy per tensor, made once at load on all cores. The only place that knows both
 //! layouts; the shaders' side is `shaders/include/weights.glsl`.
 //!
-//! Vectors (one row: norms, biases) and the biases of experts (one row for each, recognised by their name) are decoded
-//! to f32, so kernels read them without looking at their type.
+//! Vectors (norms, biases) are decoded to f32, so kernels read them without looking at their type.
 
 use rayon::prelude::*;
 use shaders::WeightType;
@@ -12,14 +11,14 @@ use super::Gpu;
 use super::commands::ReadAddress;
 use super::error::VulkanError;
 use super::memory::{MemoryUse, Region};
-use crate::backend::TensorView;
+use crate::backend::{Role, TensorView};
 use crate::gguf::GgmlType;
 use crate::quant::dequantize_row;
 
 /// Bytes of the staging buffer on devices whose memory the processor can't write.
 pub(super) const STAGING_BYTES: u64 = 32 << 20;
-/// Bytes that one task of the pool moves.
-const TASK_BYTES: usize = 1 << 20;
+/// Bytes that one task of the pool moves: little enough to stay in a core's cache while its parts are taken apart.
+const TASK_BYTES: usize = 256 << 10;
 /// Kernels count units of a tensor in 32 bits, with room for the index arithmetic.
 const MAX_UNITS: u64 = 1 << 27;
 
@@ -81,7 +80,7 @@ pub fn weight_type(ty: GgmlType) -> WeightType {
 
 /// Copies `tensor` to the device.
 pub(super) fn upload(gpu: &mut Gpu, tensor: TensorView<'_>) -> Result<Weight, VulkanError> {
-    if (tensor.rows == 1 || tensor.name.ends_with(".bias")) && tensor.ty != GgmlType::F32 {
+    if tensor.role == Role::Vector && tensor.ty != GgmlType::F32 {
         let mut values = vec![0.0; tensor.rows * tensor.cols];
         let rows = tensor.data.chunks_exact(tensor.ty.row_bytes(tensor.cols));
         rows.zip(values.chunks_exact_mut(tensor.cols)).for_each(|(row, out)| dequantize_row(tensor.ty, row, out));
@@ -267,12 +266,30 @@ fn without_negative_zeros(codes: u128) -> u128 {
 /// Copies the parts of every block, each from its offset in the block, to where the parts of that kind follow each
 /// other.
 fn split<const N: usize>(ty: GgmlType, data: &[u8], parts: [(usize, &mut [u8]); N]) {
-    let n_blocks = data.len() / ty.block_bytes();
+    let (block_bytes, n_blocks) = (ty.block_bytes(), data.len() / ty.block_bytes());
     for (offset, part) in parts {
-        let part_bytes = part.len() / n_blocks;
-        for (block, out) in data.chunks_exact(ty.block_bytes()).zip(part.chunks_exact_mut(part_bytes)) {
-            out.copy_from_slice(&block[offset..offset + part_bytes]);
+        let from = (data, block_bytes, offset);
+        match part.len() / n_blocks {
+            1 => copy_parts::<1>(from, part),
+            2 => copy_parts::<2>(from, part),
+            4 => copy_parts::<4>(from, part),
+            8 => copy_parts::<8>(from, part),
+            12 => copy_parts::<12>(from, part),
+            16 => copy_parts::<16>(from, part),
+            32 => copy_parts::<32>(from, part),
+            80 => copy_parts::<80>(from, part),
+            96 => copy_parts::<96>(from, part),
+            128 => copy_parts::<128>(from, part),
+            208 => copy_parts::<208>(from, part),
+            n => unreachable!("no part of a block has {n} bytes"),
         }
+    }
+}
+
+/// Copies `N` bytes of every block: of a known number, which is a few instructions and no call.
+fn copy_parts<const N: usize>((data, block_bytes, offset): (&[u8], usize, usize), part: &mut [u8]) {
+    for (block, out) in data.chunks_exact(block_bytes).zip(part.as_chunks_mut::<N>().0) {
+        out.copy_from_slice(&block[offset..offset + N]);
     }
 }
 

@@ -28,10 +28,7 @@ pub fn variant(tuning: &Tuning) -> Variant {
 /// Records `dst = rms_norm(x) · weight`; `x` and `dst` have one shape and may be one buffer. A row of several times
 /// `weight.cols` elements is as many groups (heads).
 pub fn record(gpu: &mut Gpu, x: Rows<'_>, weight: &Weight, eps: f32, dst: Rows<'_>) -> Result<(), VulkanError> {
-    x.check("x");
-    dst.check("dst");
-    assert_eq!((x.n_rows, x.width, x.stride), (dst.n_rows, dst.width, dst.stride), "shapes of x and dst");
-    assert_eq!((weight.rows, weight.ty), (1, shaders::WeightType::F32), "{} is a vector", weight.name);
+    check(x, weight, dst);
     assert!(x.width.is_multiple_of(weight.cols), "{} elements in groups of {}", x.width, weight.cols);
     let pipeline = gpu.pipelines.get(&variant(&gpu.tuning))?;
     let mut op = gpu.commands.op();
@@ -47,6 +44,14 @@ pub fn record(gpu: &mut Gpu, x: Rows<'_>, weight: &Weight, eps: f32, dst: Rows<'
     };
     let cost = Cost { read_bytes: x.bytes(), written_bytes: x.bytes(), flops: x.bytes() };
     op.dispatch(pipeline, [(x.width / weight.cols) as u32, x.n_rows as u32, 1], &push, cost)
+}
+
+/// Checks what both norms need.
+fn check(x: Rows<'_>, weight: &Weight, dst: Rows<'_>) {
+    x.check("x");
+    dst.check("dst");
+    assert_eq!((x.n_rows, x.width, x.stride), (dst.n_rows, dst.width, dst.stride), "shapes of x and dst");
+    assert_eq!((weight.rows, weight.ty), (1, shaders::WeightType::F32), "{} is a vector", weight.name);
 }
 
 /// The norm of a few tokens, whose products run in integers.
@@ -81,12 +86,9 @@ pub mod quantized {
         dst: Rows<'_>,
         quantized: QuantizedRows<'_>,
     ) -> Result<(), VulkanError> {
-        x.check("x");
-        dst.check("dst");
+        check(x, weight, dst);
         quantized.check(dst);
-        assert_eq!((x.n_rows, x.width, x.stride), (dst.n_rows, dst.width, dst.stride), "shapes of x and dst");
-        assert_eq!((weight.rows, weight.cols), (1, x.width), "shape of {}", weight.name);
-        assert_eq!(weight.ty, shaders::WeightType::F32, "type of {}", weight.name);
+        assert_eq!(weight.cols, x.width, "elements of {}", weight.name);
         let pipeline = gpu.pipelines.get(&variant(&gpu.tuning))?;
         let mut op = gpu.commands.op();
         let push = Push {
