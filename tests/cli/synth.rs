@@ -29,8 +29,8 @@ fn a_model_is_written_shown_and_run() {
     let bytes = |key: &str| info["memory"][key].as_u64().unwrap();
     assert_eq!(bytes("weight_bytes"), info["weight_bytes"].as_u64().unwrap());
     assert_eq!(bytes("total_bytes"), bytes("weight_bytes") + bytes("kv_bytes") + bytes("activation_bytes"));
-    // Pages of 32 positions.
-    assert_eq!(bytes("kv_bytes"), 3 * 128 * info["kv_bytes_per_token"].as_u64().unwrap());
+    // Thirteen pages of 8 positions.
+    assert_eq!(bytes("kv_bytes"), 3 * 104 * info["kv_bytes_per_token"].as_u64().unwrap());
     let text = aimo(["-q", "generate", "-m", m, "-p", "ab", "-n", "4", "--backend", "cpu", "--json"]).json();
     assert!(!text["tokens"].as_array().unwrap().is_empty());
     // Again with the same seed: the same bytes, but only where replacing is allowed.
