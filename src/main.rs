@@ -8,6 +8,7 @@ mod args;
 mod bandwidth;
 mod commands;
 mod failure;
+mod interpreter;
 mod load;
 mod measure;
 mod progress;

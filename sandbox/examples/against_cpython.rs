@@ -2,11 +2,12 @@
 //!
 //! `cargo run --release -p sandbox --example against_cpython [-- PYTHON [ROUNDS [RECORD]]]`; PYTHON is `python3` unless
 //! given and needs sympy. Medians of ROUNDS (3); every round runs each program once in both; all times go to the file
-//! RECORD, as JSON. Nothing here is asserted.
+//! RECORD, as JSON. AIMO_CPYTHON=DIR puts CPython into the sandbox. Nothing here is asserted.
 
-use sandbox::{Limits, Python, Status};
+use sandbox::{Limits, Progress, Python, SandboxError, Status};
 use std::{
     io::{BufRead, BufReader, Write},
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -58,6 +59,14 @@ fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
 }
 
+/// RustPython, or the CPython whose folder AIMO_CPYTHON names.
+fn load(progress: &mut dyn FnMut(Progress)) -> Result<Python, SandboxError> {
+    match std::env::var_os("AIMO_CPYTHON") {
+        Some(path) => Python::load_cpython(Path::new(&path), progress),
+        None => Python::load(progress),
+    }
+}
+
 fn median(times: &mut [f64]) -> f64 {
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]
@@ -69,7 +78,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let n_rounds: usize = arguments.next().map_or(Ok(3), |rounds| rounds.parse())?;
     let record = arguments.next();
     let mut samples = Vec::new();
-    let python = Python::load(&mut |progress| eprintln!("{}", progress.stage))?;
+    let python = load(&mut |progress| eprintln!("{}", progress.stage))?;
     let list: Vec<String> = PROGRAMS.iter().map(|(_, a, b)| format!("[{}, {}]", quoted(a), quoted(b))).collect();
     let mut native = Command::new(&program)
         .args(["-c", DRIVER, &format!("[{}]", list.join(", "))])

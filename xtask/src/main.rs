@@ -6,6 +6,7 @@
 
 mod contest;
 mod coopmat;
+mod cpython;
 mod demo;
 mod golden;
 mod guest;
@@ -47,6 +48,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Fetch CPython for the sandbox (`--python cpython:DIR`), and with --test run the tests on it
+    Cpython(cpython::Args),
     /// Compute the whole reference logits of the models in the cache (needs python3 with gguf and numpy)
     Golden,
     /// Fetch models into the cache directory
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
             cargo.current_dir(root()).args(["run", "--release", "-p", "sandbox", "--example", "suites", "--"]);
             shell::run(cargo.args(args))
         }
+        Task::Cpython(args) => cpython::run(&root(), &args),
         Task::Golden => golden::run(&root()),
         Task::Models { names } => setup::ensure(&[setup::Need::Pip]).and_then(|()| {
             names.iter().try_for_each(|name| models::fetch(models::by_name(name)?, &models::dir()?).map(|_| ()))

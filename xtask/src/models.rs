@@ -198,7 +198,8 @@ fn is_data_file(name: &str) -> bool {
     folder == Some("data") && file.starts_with("part") && file.ends_with(".bin")
 }
 
-fn sha256_hex(path: &Path) -> Result<String> {
+/// SHA-256 of a file, in hexadecimal.
+pub fn sha256_hex(path: &Path) -> Result<String> {
     let mut file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];

@@ -3,7 +3,7 @@
 //! [`Workers`] starts one confined process per session and speaks with it over its standard input and output. A worker
 //! that is killed, hangs or breaks the protocol gives an outcome that says so, and the next call gets a fresh one.
 //! Called by programs that want the wall; [`serve`] is the worker's side, called by the worker program. Surprising
-//! fact: a worker loads no file by name. It inherits the compiled interpreter, already verified, as descriptor 3.
+//! fact: a worker loads no file by name. It inherits the compiled interpreter, already verified, from descriptor 3 on.
 
 mod messages;
 
@@ -18,6 +18,7 @@ use crate::{
 use messages::{Reply, Request, read_frame, write_frame};
 use std::{
     ffi::OsString,
+    fs::File,
     io::{self, Read, Write},
     os::fd::AsRawFd,
     path::PathBuf,
@@ -27,8 +28,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The descriptor that a worker inherits the compiled interpreter as.
+/// The first of the descriptors that a worker inherits the compiled interpreter as.
 const MODULE_FD: i32 = 3;
+/// Most files that an interpreter has (`Python::files`).
+const MAX_FILES: usize = 3;
+/// Descriptors that are in nobody's way while others are put into their places.
+const SPARE_FD: i32 = 100;
 /// What a worker may take beyond a call's limits before it is killed.
 const MARGIN: Duration = Duration::from_secs(5);
 /// What a worker may take to start.
@@ -221,14 +226,16 @@ impl Process {
         let mut command = Command::new(&program.path);
         command.args(&program.arguments).env_clear().current_dir("/");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let module = program.python.file().map_err(|error| failed("the compiled interpreter", error))?;
-        hand_down(&mut command, &module);
+        let files = program.python.files().map_err(|error| failed("the compiled interpreter", error))?;
+        hand_down(&mut command, &files);
         let started = command.spawn();
         let mut child = started.map_err(|error| failed(&program.path.display().to_string(), error))?;
-        drop(module);
         let input = child.stdin.take().expect("piped");
         let output = Replies { pipe: child.stdout.take().expect("piped"), until: Instant::now() };
-        Ok(Process { child, input, output, confinement: Confinement::default() })
+        let mut process = Process { child, input, output, confinement: Confinement::default() };
+        // What is wrong with a worker that can't be told is said when it is asked something.
+        let _ = write_frame(&mut process.input, &[files.len() as u8]);
+        Ok(process)
     }
 
     /// Has it begin a session.
@@ -283,19 +290,27 @@ impl Drop for Process {
     }
 }
 
-/// Has the child find `file` as [`MODULE_FD`].
+/// Has the child find `files` from [`MODULE_FD`] on.
 #[cfg(unix)]
-fn hand_down(command: &mut Command, file: &std::fs::File) {
-    use std::os::{fd::AsRawFd, unix::process::CommandExt};
-    let fd = file.as_raw_fd();
+fn hand_down(command: &mut Command, files: &[File]) {
+    use std::os::unix::process::CommandExt;
+    let mut fds = [-1; MAX_FILES];
+    fds.iter_mut().zip(files).for_each(|(fd, file)| *fd = file.as_raw_fd());
     let place = move || {
-        // SAFETY: dup2 and fcntl take descriptors and are safe between fork and exec. A descriptor that already has
-        // the number only loses its close-on-exec flag.
-        let done =
-            unsafe { if fd == MODULE_FD { libc::fcntl(fd, libc::F_SETFD, 0) } else { libc::dup2(fd, MODULE_FD) } };
-        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        let check = |fd: i32| if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(fd) };
+        let mut spare = [-1; MAX_FILES];
+        // Out of the way first: a file may have the number that another one is to get.
+        for (spare, fd) in spare.iter_mut().zip(fds).filter(|(_, fd)| *fd >= 0) {
+            // SAFETY: fcntl takes descriptors and is safe between fork and exec.
+            *spare = check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, SPARE_FD) })?;
+        }
+        for (target, fd) in (MODULE_FD..).zip(spare).filter(|(_, fd)| *fd >= 0) {
+            // SAFETY: dup2 takes descriptors and is safe between fork and exec.
+            check(unsafe { libc::dup2(fd, target) })?;
+        }
+        Ok(())
     };
-    // SAFETY: `place` makes two system calls and allocates nothing on its way to success.
+    // SAFETY: `place` makes system calls and allocates nothing on its way to success.
     unsafe { command.pre_exec(place) };
 }
 
@@ -305,11 +320,16 @@ fn hand_down(command: &mut Command, file: &std::fs::File) {
 #[cfg(unix)]
 pub fn serve() -> Result<(), SandboxError> {
     use std::{mem::ManuallyDrop, os::fd::FromRawFd};
+    let refused = |error: io::Error| SandboxError::Session { reason: error.to_string() };
     // SAFETY: 0 and 1 are this process's pipes, open for as long as it lives; they are not closed by these files.
-    let [input, output] = [0, 1].map(|fd| ManuallyDrop::new(unsafe { std::fs::File::from_raw_fd(fd) }));
-    // SAFETY: the descriptor was handed down by `hand_down` and belongs to nobody else in this process.
-    let module = unsafe { std::fs::File::from_raw_fd(MODULE_FD) };
-    let python = Python::of_file(module)?;
+    let [input, output] = [0, 1].map(|fd| ManuallyDrop::new(unsafe { File::from_raw_fd(fd) }));
+    let n_files = match read_frame(&mut &*input, 1).map_err(refused)?.first() {
+        Some(n) if usize::from(*n) <= MAX_FILES => i32::from(*n),
+        _ => return Err(refused(io::ErrorKind::InvalidData.into())),
+    };
+    // SAFETY: the descriptors were handed down by `hand_down` and belong to nobody else in this process.
+    let files = (MODULE_FD..MODULE_FD + n_files).map(|fd| unsafe { File::from_raw_fd(fd) }).collect();
+    let python = Python::of_files(files)?;
     pages::prepare();
     on_large_stack(move || serve_here(&python, &*input, &*output))
 }

@@ -2,6 +2,7 @@
 
 mod cells;
 mod common;
+mod cpython;
 mod forks;
 mod guest_record;
 mod isolation;

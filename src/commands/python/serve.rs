@@ -25,8 +25,9 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use self::table::{Table, TableError};
-use super::{load_workers, outcome_json};
+use super::outcome_json;
 use crate::failure::Failure;
+use crate::interpreter::Interpreter;
 
 /// Arguments of `python --serve`.
 #[derive(Clone, Debug, clap::Args)]
@@ -69,14 +70,20 @@ struct Server {
 }
 
 /// Serves until the program is ended.
-pub fn serve(args: &ServeArgs, limits: Limits, quiet: bool, out: &mut impl Write) -> Result<(), Failure> {
+pub fn serve(
+    args: &ServeArgs,
+    limits: Limits,
+    python: &Interpreter,
+    quiet: bool,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
     if !args.host.is_loopback() && args.api_key.is_none() {
         return Err(Failure::Usage(format!(
             "--host {} can be reached from other machines: give --api-key too, or listen on 127.0.0.1",
             args.host
         )));
     }
-    let workers = load_workers(quiet)?;
+    let workers = python.load_workers(quiet)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(args.max_sessions + SPARE_CONNECTIONS)

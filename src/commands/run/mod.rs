@@ -31,7 +31,6 @@ use solver::{
 
 pub use args::Args;
 
-use crate::commands::python::load_workers;
 use crate::failure::Failure;
 use crate::load;
 use crate::progress::Progress;
@@ -177,7 +176,7 @@ impl Machine {
         remote: Option<RemoteModel>,
         quiet: bool,
     ) -> Result<Machine, Failure> {
-        let python = Arc::new(load_workers(quiet)?);
+        let python = Arc::new(args.solving.python.load_workers(quiet)?);
         if let Some(mut model) = remote {
             let lists_tools = options.protocol == Protocol::Hermes && !options.no_python;
             model.set_tool(lists_tools.then(|| solver::prompt::python_tool(options)));
