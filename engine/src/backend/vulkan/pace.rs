@@ -193,11 +193,12 @@ mod tests {
     #[test]
     fn an_upper_bound_can_only_say_that_the_device_is_faster() {
         let mut pace = Pace::new(BUDGET, guess());
-        let before = pace.seconds(guess());
-        pace.observe_at_most(guess(), 10.0 * before);
-        assert_eq!(pace.seconds(guess()), before, "it was over sometime in these seconds");
-        pace.observe_at_most(guess(), before / 4.0);
-        assert!((pace.seconds(guess()) - before / 2.0).abs() < 1e-9, "faster counts by half");
+        let work = Cost { read_bytes: 40_000_000_000, ..Cost::default() };
+        let before = pace.seconds(work);
+        pace.observe_at_most(work, 10.0 * before);
+        assert_eq!(pace.seconds(work), before, "it was over sometime in these seconds");
+        pace.observe_at_most(work, before / 4.0);
+        assert!((pace.seconds(work) - before / 2.0).abs() < 1e-9, "faster counts by half");
     }
 
     #[test]
