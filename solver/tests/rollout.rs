@@ -313,7 +313,7 @@ fn an_unbeatable_leader_cancels_the_rest() {
     let mut more = scripts();
     more.insert(5, Script::new(&["\\boxed{6}"]).delayed(100));
     let mut model = ScriptedModel::new(more);
-    let solved = solve_with(&mut model, python(), &options(7));
+    let solved = solve_with(&mut model, python(), &SolverOptions { max_tokens: Some(1000), ..options(7) });
     assert_eq!(solved.votes.rows.iter().map(|r| r.votes).collect::<Vec<_>>(), [3, 2, 1]);
     assert_eq!(solved.stop, ProblemStop::AllEnded);
     assert_eq!(solved.attempts[6].end, Some(AttemptEnd::TokenBudget));
