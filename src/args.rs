@@ -123,7 +123,7 @@ pub struct DeviceArgs {
     /// Keep activations in f32 in products with quantised weights (slower, closer to the reference)
     #[arg(long)]
     pub exact: bool,
-    /// Leave the weights as they lie in the file: less memory, and slower on the CPU
+    /// Leave the weights as they lie in the file: less memory, and slower for several sequences on the CPU
     #[arg(long)]
     #[serde(default)]
     pub no_repack: bool,

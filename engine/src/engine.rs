@@ -44,8 +44,8 @@ pub struct EngineOptions {
     pub n_threads: usize,
     /// Keep activations in f32 in all products (slower, closer to the reference).
     pub exact: bool,
-    /// On the CPU, copy weights into the form in which products are fastest, where there is memory for both; results
-    /// don't change.
+    /// On the CPU, copy weights into the form in which batches are fastest, where several sequences are served and there
+    /// is memory for both; results don't change.
     pub repack: bool,
     /// Products of a few tokens in integers on every Vulkan device, not only on those that are fast at it.
     pub integer_dot: bool,
@@ -194,7 +194,8 @@ impl Engine {
                 let mut backend = Cpu::new(options.n_threads, precision);
                 // SAFETY: as above.
                 let mut weights = unsafe { plan.upload(&gguf, &mut backend, &mut |_| ())? };
-                if options.repack && has_room(total) {
+                // Batches gain, single tokens and prompts lose a little.
+                if options.repack && limits.n_seq > 1 && has_room(total) {
                     weights = backend.repack(weights, &mut progress);
                     gguf.release();
                 }

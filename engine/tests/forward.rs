@@ -198,7 +198,7 @@ fn a_prompt_in_any_pieces_gives_the_same_bits() {
         for exact in [false, true] {
             let whole = load(&model, exact, 1, 512).prompt_logits(&prompt).expect("logits");
             for (n_batch, repack) in [1, 2, 3, 5, 8, 17, 33, 66].into_iter().flat_map(|n| [(n, true), (n, false)]) {
-                let options = EngineOptions { repack, ..options(exact, 1, n_batch) };
+                let options = EngineOptions { repack, ..options(exact, 2, n_batch) };
                 let mut engine = Engine::load(&model.path, &options, &mut |_, _| {}).expect("a loaded model");
                 let logits = engine.prompt_logits(&prompt).expect("logits");
                 assert!(logits == whole, "{:?} in pieces of {n_batch}, exact: {exact}, repack: {repack}", model.spec);
