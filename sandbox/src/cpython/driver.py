@@ -146,7 +146,7 @@ def answer():
     finally:
         is_running = False
     status, name, message = result
-    write(REPLY, encode(f"{status}\0{name}\0{message[:MESSAGE_CHARS]}", "utf-8", "replace"))
+    write(REPLY, encode(f"{status}\0{name}\0{str(message)[:MESSAGE_CHARS]}", "utf-8", "replace"))
 
 
 # CPython's own locks will do; the functions of sympy that RustPython has in Rust stay Python's here.
