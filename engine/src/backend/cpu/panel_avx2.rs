@@ -261,13 +261,7 @@ unsafe fn super_tile<S: SuperSource, const T: usize>(w: &S, x: TileRef<'_, T, 1>
             for run in 0..8 / S::RUN {
                 let mut narrow = [_mm256_setzero_si256(); T];
                 for i in run * S::RUN / 2..(run + 1) * S::RUN / 2 {
-                    let (first, second) = w.codes(b, i);
-                    for t in 0..T {
-                        let p = _mm256_maddubs_epi16(first, broadcast_quad(&x.q[t], 8 * b + 2 * i));
-                        narrow[t] = _mm256_add_epi16(narrow[t], p);
-                        let p = _mm256_maddubs_epi16(second, broadcast_quad(&x.q[t], 8 * b + 2 * i + 1));
-                        narrow[t] = _mm256_add_epi16(narrow[t], p);
-                    }
+                    add_products(&mut narrow, w.codes(b, i), x.q, 8 * b + 2 * i);
                 }
                 let scale = w.scale(2 * b + run * S::RUN / 4);
                 for t in 0..T {
@@ -289,6 +283,22 @@ unsafe fn super_tile<S: SuperSource, const T: usize>(w: &S, x: TileRef<'_, T, 1>
             let below = _mm256_mul_ps(dmin, _mm256_cvtepi32_ps(mins[t]));
             let value = _mm256_fmsub_ps(d, _mm256_cvtepi32_ps(products[t]), below);
             add(&mut sums[t * 8..t * 8 + 8], value, x.scale[t][0]);
+        }
+    }
+}
+
+/// Adds the products of steps `step` and the next to sums of 16 bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_products<const T: usize>(
+    narrow: &mut [__m256i; T],
+    (first, second): (__m256i, __m256i),
+    q: &[[i8; 256]; T],
+    step: usize,
+) {
+    for (narrow, q) in narrow.iter_mut().zip(q) {
+        for (codes, step) in [(first, step), (second, step + 1)] {
+            *narrow = _mm256_add_epi16(*narrow, _mm256_maddubs_epi16(codes, broadcast_quad(q, step)));
         }
     }
 }
@@ -365,13 +375,7 @@ unsafe fn small_block<S: SmallSource, const T: usize>(w: &S, x: &TileRef<'_, T, 
                 // 4 · 2 · 31 · 127 < 2¹⁵.
                 let mut narrow = [_mm256_setzero_si256(); T];
                 for i in [2 * run, 2 * run + 1] {
-                    let (first, second) = w.codes(b, i);
-                    for t in 0..T {
-                        let p = _mm256_maddubs_epi16(first, broadcast_quad(&x.q[t], 8 * b + 2 * i));
-                        narrow[t] = _mm256_add_epi16(narrow[t], p);
-                        let p = _mm256_maddubs_epi16(second, broadcast_quad(&x.q[t], 8 * b + 2 * i + 1));
-                        narrow[t] = _mm256_add_epi16(narrow[t], p);
-                    }
+                    add_products(&mut narrow, w.codes(b, i), x.q, 8 * b + 2 * i);
                 }
                 for t in 0..T {
                     let factor = broadcast_pair(&x.factor2[t], (8 * b + 4 * run) * 2);
