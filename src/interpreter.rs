@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use sandbox::{Progress, Python, SandboxError, Workers};
 use serde::{Deserialize, Serialize};
+use solver::LIBRARIES;
 
 use crate::failure::Failure;
 
@@ -78,6 +79,14 @@ impl Interpreter {
             ),
             error => Failure::plain(error.to_string()),
         })
+    }
+
+    /// What a model is told that it can import.
+    pub fn libraries(&self) -> &'static str {
+        match self {
+            Interpreter::RustPython => LIBRARIES,
+            Interpreter::CPython(_) => "Python's standard library, sympy, mpmath, numpy, scipy, networkx and pandas",
+        }
     }
 
     /// The sandbox with every session in a confined process of its own: this program again, as `python-worker`.

@@ -3,19 +3,20 @@
 //! Called by `session` before each call, so that a call that is ended by force can be undone. On Linux the kernel
 //! says which pages were ever written (they are private copies of the image's), and, where it can write-protect them
 //! without telling anyone (userfaultfd, Linux 6.7), which were written since the last checkpoint: only those are
-//! copied. Without that, written pages are compared; elsewhere all pages are. Surprising fact: restoring writes into a
-//! *fresh* instance, whose memory already is the image, so that no page of the image is ever stored twice.
+//! copied. Without that, all written pages are; elsewhere all pages. Surprising facts: restoring writes into a *fresh*
+//! instance, whose memory already is the image, so that no page of the image is ever stored twice; and a page is shared
+//! by all checkpoints that have it, so that a fork of a session copies only what was written since its last call began.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 /// Granularity of a checkpoint. A multiple of the host's page size on every supported machine but those with 16 or
 /// 64 KiB pages, where a few neighbours are copied as well.
 const PAGE_BYTES: usize = 4096;
 
 /// The pages of a memory at one moment.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Checkpoint {
-    pages: BTreeMap<usize, Box<[u8; PAGE_BYTES]>>,
+    pages: BTreeMap<usize, Arc<[u8; PAGE_BYTES]>>,
     memory_bytes: usize,
     /// How much of the memory the kernel watches for writes; 0 before the first `update`.
     watched_bytes: usize,
@@ -32,27 +33,20 @@ impl Checkpoint {
         self.pages.len() * PAGE_BYTES
     }
 
-    /// A checkpoint of `memory` alone, which leaves other checkpoints of it as they are.
-    pub(crate) fn of(memory: &[u8]) -> Checkpoint {
-        let mut checkpoint = Checkpoint::default();
-        checkpoint.copy(memory, written_ranges(memory));
+    /// A checkpoint of `memory` as it is now, for another memory; `last` is this memory's own, if it has one, and stays
+    /// as it is.
+    pub(crate) fn of(memory: &[u8], last: Option<&Checkpoint>) -> Checkpoint {
+        let mut checkpoint = last.cloned().unwrap_or_default();
+        let ranges = written_since(memory, checkpoint.watched_bytes, false);
+        checkpoint.copy(memory, ranges);
+        checkpoint.watched_bytes = 0;
         checkpoint
     }
 
     /// Brings the checkpoint up to date with `memory`, which must be the memory of the last `update`.
     pub(crate) fn update(&mut self, memory: &[u8]) {
-        let ranges = match written_since(memory, self.watched_bytes) {
-            Some(ranges) => {
-                let is_first = self.watched_bytes == 0;
-                self.watched_bytes = memory.len();
-                // What was written before the kernel watched is among what was ever written.
-                if is_first { written_ranges(memory) } else { ranges }
-            }
-            None => {
-                self.watched_bytes = 0;
-                written_ranges(memory)
-            }
-        };
+        let ranges = written_since(memory, self.watched_bytes, true);
+        self.watched_bytes = watch(memory, self.watched_bytes);
         self.copy(memory, ranges);
     }
 
@@ -61,14 +55,14 @@ impl Checkpoint {
         self.watched_bytes = 0;
     }
 
-    fn copy(&mut self, memory: &[u8], ranges: Vec<std::ops::Range<usize>>) {
+    fn copy(&mut self, memory: &[u8], ranges: Vec<Range<usize>>) {
         self.memory_bytes = memory.len();
         for page_idx in ranges.into_iter().flatten() {
             let now = &memory[page_idx * PAGE_BYTES..][..PAGE_BYTES];
-            match self.pages.get_mut(&page_idx) {
+            match self.pages.get_mut(&page_idx).and_then(Arc::get_mut) {
                 Some(kept) => kept.copy_from_slice(now),
                 None => {
-                    let kept: Box<[u8]> = now.into();
+                    let kept: Arc<[u8]> = now.into();
                     self.pages.insert(page_idx, kept.try_into().expect("a whole page"));
                 }
             }
@@ -95,7 +89,7 @@ impl Checkpoint {
             let (page_idx, page) = entry.split_first_chunk::<8>()?;
             let page_idx = usize::try_from(u64::from_le_bytes(*page_idx)).ok()?;
             let is_inside = page_idx < memory_bytes / PAGE_BYTES;
-            let page: Box<[u8]> = page.into();
+            let page: Arc<[u8]> = page.into();
             is_inside.then_some((page_idx, page.try_into().ok()?))
         };
         let pages = entries.map(entry).collect::<Option<BTreeMap<_, _>>>()?;
@@ -116,23 +110,23 @@ pub(crate) fn prepare() {
     linux::prepare();
 }
 
-/// Ranges of page indices that hold every private page written since this was last asked; None where the kernel can't
-/// tell. Watches the memory from `watched_bytes` on as well from now on.
-fn written_since(memory: &[u8], watched_bytes: usize) -> Option<Vec<std::ops::Range<usize>>> {
+/// Ranges of page indices that hold every page of `memory` written since this was last asked to `forget`; of what lies
+/// beyond `watched_bytes`, since it was mapped.
+fn written_since(memory: &[u8], watched_bytes: usize, forget: bool) -> Vec<Range<usize>> {
     #[cfg(target_os = "linux")]
-    return linux::written_since(memory, watched_bytes);
-    #[cfg(not(target_os = "linux"))]
-    return None;
-}
-
-/// Ranges of page indices that hold every page written since the memory was mapped.
-fn written_ranges(memory: &[u8]) -> Vec<std::ops::Range<usize>> {
-    let n_pages = memory.len() / PAGE_BYTES;
-    #[cfg(target_os = "linux")]
-    if let Some(ranges) = linux::private_ranges(memory) {
+    if let Some(ranges) = linux::written_since(memory, watched_bytes, forget) {
         return ranges;
     }
-    std::iter::once(0..n_pages).collect()
+    std::iter::once(0..memory.len() / PAGE_BYTES).collect()
+}
+
+/// Watches the memory for writes from now on, all but the first `watched_bytes`, which are watched already. The length
+/// that is watched now: 0 where the kernel can't.
+fn watch(memory: &[u8], watched_bytes: usize) -> usize {
+    #[cfg(target_os = "linux")]
+    return linux::watch(memory, watched_bytes).map_or(0, |()| memory.len());
+    #[cfg(not(target_os = "linux"))]
+    return 0;
 }
 
 #[cfg(target_os = "linux")]
@@ -178,8 +172,10 @@ mod linux {
     const PAGE_IS_SWAPPED: u64 = 1 << 4;
     /// `_IOWR('f', 16, struct pm_scan_arg)`.
     const PAGEMAP_SCAN: u64 = (3 << 30) | ((size_of::<ScanArgs>() as u64) << 16) | ((b'f' as u64) << 8) | 16;
-    /// Write-protects what matches, and refuses memory that isn't watched.
-    const WP_MATCHING_AND_CHECK: u64 = 0b11;
+    /// Write-protects what matches.
+    const WP_MATCHING: u64 = 1;
+    /// Refuses memory that isn't watched.
+    const CHECK_WP_ASYNC: u64 = 1 << 1;
 
     /// `struct uffdio_api` of linux/userfaultfd.h.
     #[repr(C)]
@@ -230,21 +226,33 @@ mod linux {
     }
 
     /// See the function of this name above.
-    pub(super) fn written_since(memory: &[u8], watched_bytes: usize) -> Option<Vec<Range<usize>>> {
+    pub(super) fn written_since(memory: &[u8], watched_bytes: usize, forget: bool) -> Option<Vec<Range<usize>>> {
+        let (watched, unwatched) = memory.split_at_checked(watched_bytes)?;
+        let mut ranges = Vec::new();
+        if !watched.is_empty() {
+            let flags = if forget { WP_MATCHING | CHECK_WP_ASYNC } else { CHECK_WP_ASYNC };
+            ranges = scan(pagemap()?, watched, flags, WRITTEN)?;
+        }
+        let first_page = watched_bytes / PAGE_BYTES;
+        ranges.extend(private_ranges(unwatched)?.iter().map(|range| first_page + range.start..first_page + range.end));
+        Some(ranges)
+    }
+
+    /// See the function of this name above.
+    pub(super) fn watch(memory: &[u8], watched_bytes: usize) -> Option<()> {
         let (pagemap, watcher) = (pagemap()?, watcher()?);
-        if has_other_pages() {
+        let unwatched = memory.get(watched_bytes..)?;
+        if has_other_pages() || unwatched.is_empty() {
+            return (!has_other_pages()).then_some(());
+        }
+        let (start, len) = (unwatched.as_ptr() as u64, unwatched.len() as u64);
+        let mut register = UffdRegister { start, len, mode: REGISTER_MODE_WP, ioctls: 0 };
+        // SAFETY: `register` is a valid uffdio_register that outlives the call. Watching changes nothing that the
+        // memory's owner can see.
+        if unsafe { libc::ioctl(watcher.as_raw_fd(), UFFDIO_REGISTER as _, &mut register) } != 0 {
             return None;
         }
-        if let Some(unwatched) = memory.get(watched_bytes..).filter(|rest| !rest.is_empty()) {
-            let (start, len) = (unwatched.as_ptr() as u64, unwatched.len() as u64);
-            let mut register = UffdRegister { start, len, mode: REGISTER_MODE_WP, ioctls: 0 };
-            // SAFETY: `register` is a valid uffdio_register that outlives the call. Watching changes nothing that the
-            // memory's owner can see.
-            if unsafe { libc::ioctl(watcher.as_raw_fd(), UFFDIO_REGISTER as _, &mut register) } != 0 {
-                return None;
-            }
-        }
-        scan(pagemap, memory, WP_MATCHING_AND_CHECK, PAGE_IS_WRITTEN)
+        protect(pagemap, unwatched)
     }
 
     /// The bits of pagemap count pages of 4 KiB only where the kernel does.
@@ -265,42 +273,85 @@ mod linux {
             return None;
         }
         let pagemap = pagemap()?;
-        scan(pagemap, memory, 0, 0).or_else(|| read(pagemap, memory))
+        scan(pagemap, memory, 0, PRIVATE).or_else(|| read(pagemap, memory))
     }
 
-    /// Asks the kernel for the ranges of private pages that are of the `required` category too (Linux 6.7 and later).
-    fn scan(pagemap: &File, memory: &[u8], flags: u64, required: u64) -> Option<Vec<Range<usize>>> {
+    /// Which pages a scan asks for.
+    #[derive(Clone, Copy)]
+    struct Categories {
+        /// All of these, but those in `unwanted`, which they must not have.
+        wanted: u64,
+        unwanted: u64,
+        /// At least one of these, if there are any.
+        one_of: u64,
+        /// What a range has to agree in; never empty.
+        returned: u64,
+    }
+
+    /// The kernel has a short cut for exactly these: a scan takes a tenth of the time.
+    const WRITTEN: Categories =
+        Categories { wanted: PAGE_IS_WRITTEN, unwanted: 0, one_of: 0, returned: PAGE_IS_WRITTEN };
+
+    const PRIVATE: Categories = Categories {
+        wanted: PAGE_IS_FILE,
+        unwanted: PAGE_IS_FILE,
+        one_of: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+        returned: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+    };
+
+    /// Asks the kernel for the ranges of pages of some categories (Linux 6.7 and later).
+    fn scan(pagemap: &File, memory: &[u8], flags: u64, categories: Categories) -> Option<Vec<Range<usize>>> {
         let base = memory.as_ptr() as u64;
         let end = base + memory.len() as u64;
         let mut start = base;
         let mut ranges = Vec::new();
         let mut regions = [PageRegion::default(); 512];
         while start < end {
-            let mut args = ScanArgs {
-                size: size_of::<ScanArgs>() as u64,
-                flags,
-                start,
-                end,
-                walk_end: 0,
-                regions: regions.as_mut_ptr() as u64,
-                n_regions: regions.len() as u64,
-                max_pages: 0,
-                category_inverted: PAGE_IS_FILE,
-                category_mask: PAGE_IS_FILE | required,
-                category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-                return_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-            };
-            // SAFETY: `args` is a valid pm_scan_arg whose vector points at `n_regions` writable regions; both outlive
-            // the call, which reads and writes nothing else.
-            let n_found = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN as _, &mut args) };
-            let found = regions.get(..usize::try_from(n_found).ok()?)?;
+            let (n_found, walk_end) = scan_into(pagemap, &mut regions, start..end, flags, categories)?;
+            let found = regions.get(..n_found)?;
             ranges.extend(found.iter().map(|region| page_idx(region.start, base)..page_idx(region.end, base)));
-            if args.walk_end <= start {
+            if walk_end <= start {
                 return None;
             }
-            start = args.walk_end;
+            start = walk_end;
         }
         Some(ranges)
+    }
+
+    /// One call of the kernel: as many regions as there is room for, and the address that it came to. Without any room
+    /// it looks at everything and reports nothing.
+    fn scan_into(
+        pagemap: &File,
+        regions: &mut [PageRegion],
+        addresses: Range<u64>,
+        flags: u64,
+        categories: Categories,
+    ) -> Option<(usize, u64)> {
+        let mut args = ScanArgs {
+            size: size_of::<ScanArgs>() as u64,
+            flags,
+            start: addresses.start,
+            end: addresses.end,
+            walk_end: 0,
+            regions: if regions.is_empty() { 0 } else { regions.as_mut_ptr() as u64 },
+            n_regions: regions.len() as u64,
+            max_pages: 0,
+            category_inverted: categories.unwanted,
+            category_mask: categories.wanted,
+            category_anyof_mask: categories.one_of,
+            return_mask: categories.returned,
+        };
+        // SAFETY: `args` is a valid pm_scan_arg whose vector, if it has one, points at `n_regions` writable regions; both
+        // outlive the call, which reads and writes nothing else.
+        let n_found = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN as _, &mut args) };
+        Some((usize::try_from(n_found).ok()?, args.walk_end))
+    }
+
+    /// Write-protects every page of watched memory, also those that aren't there yet.
+    fn protect(pagemap: &File, memory: &[u8]) -> Option<()> {
+        let start = memory.as_ptr() as u64;
+        let flags = WP_MATCHING | CHECK_WP_ASYNC;
+        scan_into(pagemap, &mut [], start..start + memory.len() as u64, flags, WRITTEN).map(drop)
     }
 
     fn page_idx(address: u64, base: u64) -> usize {
@@ -359,16 +410,24 @@ mod linux {
             let expected = vec![3..6, 17..18, 63..64];
             let pagemap = pagemap().expect("/proc/self/pagemap");
             assert_eq!(read(pagemap, memory).unwrap(), expected);
-            if let Some(ranges) = scan(pagemap, memory, 0, 0) {
+            if let Some(ranges) = scan(pagemap, memory, 0, PRIVATE) {
                 assert_eq!(ranges, expected);
             }
-            if let Some(first) = written_since(memory, 0) {
-                assert_eq!(first, expected);
-                assert!(written_since(memory, memory.len()).unwrap().is_empty());
-                (memory[4 * PAGE_BYTES], memory[20 * PAGE_BYTES]) = (2, 2);
-                assert_eq!(memory[41 * PAGE_BYTES], 7);
-                assert_eq!(written_since(memory, memory.len()).unwrap(), [4..5, 20..21]);
-                assert_eq!(read(pagemap, memory).unwrap(), [3..6, 17..18, 20..21, 63..64]);
+            assert_eq!(written_since(memory, 0, true).unwrap(), expected);
+            // Half of it is watched, then all of it.
+            let half = memory.len() / 2;
+            if watch(&memory[..half], 0).is_some() {
+                (memory[4 * PAGE_BYTES], memory[20 * PAGE_BYTES], memory[33 * PAGE_BYTES]) = (2, 2, 2);
+                assert_eq!(memory[21 * PAGE_BYTES], 7);
+                let expected = [4..5, 20..21, 33..34, 63..64];
+                for forget in [false, true] {
+                    assert_eq!(written_since(memory, half, forget).unwrap(), expected);
+                }
+                watch(memory, half).unwrap();
+                assert!(written_since(memory, memory.len(), true).unwrap().is_empty());
+                (memory[0], memory[63 * PAGE_BYTES]) = (3, 3);
+                assert_eq!(written_since(memory, memory.len(), true).unwrap(), [0..1, 63..64]);
+                assert!(written_since(memory, memory.len(), true).unwrap().is_empty());
             }
             // SAFETY: the mapping is not used after this.
             unsafe { libc::munmap(address, 64 * PAGE_BYTES) };
@@ -410,7 +469,7 @@ mod tests {
         let mut memory = vec![0u8; 4 * PAGE_BYTES];
         memory[0] = 1;
         let mut bytes = Vec::new();
-        Checkpoint::of(&memory).encode(&mut bytes);
+        Checkpoint::of(&memory, None).encode(&mut bytes);
         for len in [0, 7, 9, bytes.len() - 1] {
             assert!(Checkpoint::decode(&bytes[..len]).is_none(), "cut to {len}");
         }

@@ -140,9 +140,10 @@ impl Session {
         }
     }
 
-    /// The session as it is now, to make others of. Costs a copy of the memory that it has written.
+    /// The session as it is now, to make others of. Costs a copy of the memory that it has written since its last call
+    /// began, and shares the rest.
     pub fn snapshot(&self) -> Snapshot {
-        let checkpoint = Checkpoint::of(self.live.memory.data(&*self.live.store));
+        let checkpoint = Checkpoint::of(self.live.memory.data(&*self.live.store), self.checkpoint.as_ref());
         Snapshot {
             python: Arc::clone(&self.python),
             limits: self.limits,

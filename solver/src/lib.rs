@@ -40,7 +40,7 @@ pub use answer::AnswerRange;
 pub use conversation::ChatSettings;
 pub use local::LocalModel;
 pub use model::{LanguageModel, Message, ModelError, SamplerParams};
-pub use options::SolverOptions;
+pub use options::{LIBRARIES, SolverOptions};
 pub use problem::{Problem, ProblemError, ProblemSet, demo_set};
 pub use protocol::Protocol;
 pub use remote::RemoteModel;

@@ -15,6 +15,9 @@ use crate::protocol::Protocol;
 use crate::selection::Select;
 use crate::vote::{Counting, DEFAULT_CAP, StopRule, VoteRule};
 
+/// What the interpreter that is part of the program can import, as a model is told it.
+pub const LIBRARIES: &str = "Python's standard library, sympy and mpmath";
+
 /// How a run is carried out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SolverOptions {
@@ -36,6 +39,9 @@ pub struct SolverOptions {
     pub no_python: bool,
     /// Python blocks that one attempt may run. Default 6.
     pub max_turns: usize,
+    /// What the model is told that it can import. Default [`LIBRARIES`], which the built-in interpreter has.
+    #[serde(default = "default_libraries")]
+    pub libraries: String,
     /// Limits of each Python block. Default 6 s, 1 GiB, 64 KiB of output.
     #[serde(with = "LimitFields")]
     pub python: Limits,
@@ -76,6 +82,7 @@ impl Default for SolverOptions {
             max_tokens: None,
             no_python: false,
             max_turns: 6,
+            libraries: default_libraries(),
             python: Limits::default(),
             output_chars: 2048,
             stop: StopRule::Unbeatable,
@@ -90,6 +97,10 @@ impl Default for SolverOptions {
             budget: BudgetOptions::default(),
         }
     }
+}
+
+fn default_libraries() -> String {
+    LIBRARIES.to_string()
 }
 
 fn default_select_votes() -> usize {

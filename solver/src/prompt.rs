@@ -35,7 +35,7 @@ pub fn python_tool(options: &SolverOptions) -> String {
     format!(
         "Runs a Python program and gives back what it prints; a bare expression in the last line is printed too. {} A \
          call may run for {} seconds. There is no network and no file system.",
-        libraries("call"),
+        libraries(options, "call"),
         seconds(options),
     )
 }
@@ -61,8 +61,8 @@ fn seconds(options: &SolverOptions) -> u64 {
     options.python.time_ms.div_ceil(1000)
 }
 
-fn libraries(unit: &str) -> String {
-    format!("You have Python's standard library, sympy and mpmath; names stay defined from {unit} to {unit}.")
+fn libraries(options: &SolverOptions, unit: &str) -> String {
+    format!("You have {}; names stay defined from {unit} to {unit}.", options.libraries)
 }
 
 /// The most frequent ways to lose a solved problem.
@@ -71,13 +71,13 @@ const CHECK: &str = "Check what exactly is asked. If the problem asks for a rema
 fn fenced(options: &SolverOptions) -> String {
     let range = options.answer_range;
     let (min, max) = (range.min(), range.max());
-    let seconds = seconds(options);
+    let (seconds, libraries) = (seconds(options), &options.libraries);
     format!(
         "You solve maths problems by running Python. The answer is one integer from {min} to {max}.
 
 Begin your reply with a ```python block: a short program that computes the answer and prints it. Do not derive the \
 answer by hand first. The program is run for you, and an ```output block with its result follows; never write the \
-output yourself. You have Python's standard library, sympy and mpmath; names stay defined from block to block; a \
+output yourself. You have {libraries}; names stay defined from block to block; a \
 block may run for {seconds} seconds. Prefer plain loops over all cases to clever formulas. If the output is an error \
 or can't be right, write a corrected block.
 
@@ -108,7 +108,7 @@ is run there and you see its result. {} A program may run for {} seconds.
 {CHECK} Put the final integer in \\boxed{{}}.",
         range.min(),
         range.max(),
-        libraries("block"),
+        libraries(options, "block"),
         seconds(options),
     )
 }
@@ -156,7 +156,7 @@ fn nemotron(options: &SolverOptions) -> String {
 </tool_call> is run, and an ```output block with its result follows. {} A program may run for {} seconds. {CHECK} The \
 answer is one integer from {} to {}; put it, and nothing else, in \\boxed{{}}.",
         options.max_turns,
-        libraries("call"),
+        libraries(options, "call"),
         seconds(options),
         range.min(),
         range.max(),
@@ -172,7 +172,7 @@ settles it better than reasoning, write a ```python block after your thinking in
         range.min(),
         range.max(),
         seconds(options),
-        libraries("block"),
+        libraries(options, "block"),
     )
 }
 
@@ -210,7 +210,8 @@ mod tests {
     fn every_prompt_states_range_tool_libraries_and_modulus() {
         for protocol in Protocol::ALL {
             let answer_range = "5..777".parse().unwrap();
-            let options = SolverOptions { protocol, answer_range, ..SolverOptions::default() };
+            let libraries = "sympy and numpy".to_string();
+            let options = SolverOptions { protocol, answer_range, libraries, ..SolverOptions::default() };
             let messages = opening(" Find x. \n", &options);
             let mut text: String = messages.iter().map(|m| m.content.as_str()).collect();
             let how = match protocol {
@@ -221,7 +222,7 @@ mod tests {
                 Protocol::Nemotron => "<tool_call>",
                 _ => "```python",
             };
-            for needed in ["from 5 to 777", how, "sympy", "mpmath", "6 seconds", "modulo", "\\boxed{", "Find x."] {
+            for needed in ["from 5 to 777", how, "sympy and numpy", "6 seconds", "modulo", "\\boxed{", "Find x."] {
                 assert!(text.contains(needed), "{protocol}: {needed} is missing from {text}");
             }
             assert!(!text.contains("Find x. \n"), "{protocol}");

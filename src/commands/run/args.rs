@@ -356,6 +356,7 @@ impl Args {
             max_tokens: s.max_tokens,
             no_python: s.no_python,
             max_turns: s.max_turns,
+            libraries: s.python.libraries().to_string(),
             python: Limits { time_ms: ms(s.python_timeout), ..defaults.python },
             stop: s.stop,
             vote: match s.vote {
