@@ -42,7 +42,8 @@ const PROGRAMS: &[(&str, &str, &str)] = &[
     (
         "factorint of 20-digit semiprimes",
         "from sympy import *",
-        "[factorint(9999999967 * p) for p in (9999999943, 9999999929, 9999999881)]",
+        // Factors that are far apart and have no smooth neighbours: no short cut finds them.
+        "[factorint(p * q) for p, q in ((2718281831, 17320508099), (1618033999, 57721566491), (1414213573, 69314718059))]",
     ),
     ("totients of 1..10^5", "from sympy import *", "sum(totient(n) for n in range(1, 10**5 + 1))"),
     ("isprime of 10^5 numbers", "from sympy import *", "sum(1 for n in range(10**12, 10**12 + 10**5) if isprime(n))"),

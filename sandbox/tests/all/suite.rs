@@ -14,6 +14,8 @@ use std::{
 const DRIVER: &str = include_str!("../data/suite_driver.py");
 /// More imports than any test module needs.
 const MAX_IMPORTS: usize = 40;
+/// How the names of test data end.
+const DATA: &[&str] = &[".txt", ".pck", ".decTest"];
 
 /// How a test ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +36,17 @@ pub fn library(python: &str, which: &str) -> Option<PathBuf> {
     path.is_dir().then_some(path)
 }
 
+/// The list of expected failures for the tests below a library folder `…/pythonX.Y`.
+pub fn failures_file(root: &Path) -> PathBuf {
+    let version = root.file_name().unwrap_or_default().to_string_lossy().replace("python", "");
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/cpython_failures_{version}.txt"))
+}
+
+/// A line of that list is a module and a test, and then what goes wrong, for the reader.
+pub fn listed_test(line: &str) -> String {
+    line.split_once(": ").map_or(line, |(test, _)| test).to_owned()
+}
+
 /// Runs all tests of the module `name`, whose sources lie below `root`.
 pub fn run(python: &Python, root: &Path, name: &str, limits: Limits) -> Report {
     let mut session = python.session(limits, 1).map_err(|error| error.to_string())?;
@@ -41,7 +54,7 @@ pub fn run(python: &Python, root: &Path, name: &str, limits: Limits) -> Report {
     let listed = ask(&mut session, &format!("' '.join(tests({name:?}))"))?;
     let tests: Vec<&str> = listed.split_whitespace().collect();
     let verdicts = tests.iter().map(|test| {
-        let verdict = match ask(&mut session, &format!("run({name:?}, {test:?})")).as_deref() {
+        let verdict = match run_one(&mut session, root, name, test).as_deref() {
             Ok("ok") => Verdict::Passed,
             Ok("skip") => Verdict::Skipped,
             Ok(reason) => Verdict::Failed(reason.trim_start_matches("failed: ").to_owned()),
@@ -52,12 +65,22 @@ pub fn run(python: &Python, root: &Path, name: &str, limits: Limits) -> Report {
     Ok(verdicts.collect())
 }
 
+/// What the driver says of a test, once it has every module that it asks for.
+fn run_one(session: &mut Session, root: &Path, name: &str, test: &str) -> Result<String, String> {
+    for _ in 0..MAX_IMPORTS {
+        let said = ask(session, &format!("run({name:?}, {test:?})"))?;
+        match said.strip_prefix("missing: ") {
+            Some(missing) => hand_in(session, root, missing)?,
+            None => return Ok(said),
+        }
+    }
+    Err(format!("{test} imports more than {MAX_IMPORTS} modules"))
+}
+
 fn load(session: &mut Session, root: &Path, name: &str) -> Result<(), String> {
     // Prints nothing and may import a good part of the library.
-    let outcome = session.run(DRIVER);
-    if outcome.status != Status::Ok {
-        return Err(outcome.output);
-    }
+    tell(session, DRIVER)?;
+    tell(session, "prepare()")?;
     let mut wanted = name.to_owned();
     for _ in 0..MAX_IMPORTS {
         let mut prefix = String::new();
@@ -78,9 +101,7 @@ fn load(session: &mut Session, root: &Path, name: &str) -> Result<(), String> {
 
 /// Gives the session a module's source, unless the session has the module itself.
 fn hand_in(session: &mut Session, root: &Path, name: &str) -> Result<(), String> {
-    let is_there =
-        format!("{name:?} in SOURCES or {name:?} in sys.modules or importlib.util.find_spec({name:?}) is not None");
-    if ask(session, &is_there)? == "True" {
+    if ask(session, &format!("has({name:?})"))? == "True" {
         return Ok(());
     }
     let path = root.join(name.replace('.', "/"));
@@ -88,8 +109,32 @@ fn hand_in(session: &mut Session, root: &Path, name: &str) -> Result<(), String>
     let file = if package.is_file() { package.clone() } else { path.with_extension("py") };
     let source = std::fs::read(&file).map_err(|_| format!("no module {name}"))?;
     let is_package = if package.is_file() { "True" } else { "False" };
-    let code = format!("add({name:?}, {is_package}, {})", literal(&String::from_utf8_lossy(&source)));
-    let outcome = session.run(&code);
+    let source = String::from_utf8_lossy(&source);
+    tell(session, &format!("add({name:?}, {is_package}, {})", literal(&source)))?;
+    hand_in_data(session, file.parent().unwrap_or(root), &source)
+}
+
+/// Gives the session the files of data that a module's source names: beside the module, or in a folder there that the
+/// source names.
+fn hand_in_data(session: &mut Session, directory: &Path, source: &str) -> Result<(), String> {
+    let entries = |path: &Path| std::fs::read_dir(path).into_iter().flatten().filter_map(|e| e.ok().map(|e| e.path()));
+    let is_named = |path: &Path| source.contains(&*path.file_name().unwrap_or_default().to_string_lossy());
+    let is_data = |path: &Path| DATA.iter().any(|ending| path.to_string_lossy().ends_with(ending)) && path.is_file();
+    for path in entries(directory).filter(|path| is_named(path)) {
+        let files: Vec<PathBuf> = if path.is_dir() { entries(&path).collect() } else { vec![path] };
+        for file in files.iter().filter(|file| is_data(file)) {
+            let bytes = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
+            let shown = file.strip_prefix(directory).unwrap_or(file).to_string_lossy();
+            let text: String = bytes.iter().map(|byte| char::from(*byte)).collect();
+            tell(session, &format!("add_file({shown:?}, {})", literal(&text)))?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs a line of the driver that answers nothing.
+fn tell(session: &mut Session, code: &str) -> Result<(), String> {
+    let outcome = session.run(code);
     if outcome.status == Status::Ok { Ok(()) } else { Err(outcome.output) }
 }
 
