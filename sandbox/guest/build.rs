@@ -98,6 +98,8 @@ const ENCODINGS: &[&str] = &[
     "utf_16_be",
     "utf_16_le",
     "utf_32",
+    "utf_32_be",
+    "utf_32_le",
     "utf_8",
     "utf_8_sig",
 ];

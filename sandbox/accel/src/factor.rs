@@ -1,7 +1,8 @@
 //! Factorisation, and the functions that follow from it.
 //!
-//! Trial division by small primes, then Pollard's rho in Brent's form on Montgomery residues. A composite part that
-//! can't be told from a prime here (beyond `prime::PROVEN`) is handed back unfactored.
+//! Trial division by small primes, a few steps of Fermat's method for factors that lie close together, then Pollard's rho
+//! in Brent's form on Montgomery residues. A composite part that can't be told from a prime here (beyond
+//! `prime::PROVEN`) is handed back unfactored.
 
 use crate::{
     Poll,
@@ -11,6 +12,8 @@ use crate::{
 
 /// Primes below this are divided out first.
 const TRIAL_LIMIT: u64 = 1000;
+/// Steps of Fermat's method; this many find factors that differ by up to about √(8 · steps) · n^¼.
+const FERMAT_STEPS: u128 = 16;
 /// Steps of rho between two greatest common divisors.
 const BATCH: u64 = 128;
 /// Batches between two polls.
@@ -91,6 +94,9 @@ fn split<P: Poll>(n: u128, poll: &mut P) -> Result<u128, P::Stop> {
     if root * root == n {
         return Ok(root);
     }
+    if let Some(divisor) = close_divisor(n, root) {
+        return Ok(divisor);
+    }
     for increment in 1u64.. {
         let found = match u64::try_from(n) {
             Ok(small) => rho_word(small, increment, poll)?.map(u128::from),
@@ -101,6 +107,22 @@ fn split<P: Poll>(n: u128, poll: &mut P) -> Result<u128, P::Stop> {
         }
     }
     unreachable!("some increment splits a composite")
+}
+
+/// The smaller of two divisors of an odd composite that lie close together: n = a² - b² with a just above √n.
+fn close_divisor(n: u128, root: u128) -> Option<u128> {
+    /// Bit r says whether r is a square modulo 64.
+    const SQUARES: u64 = 0x0202_0212_0203_0213;
+    for a in root + 1..=root + FERMAT_STEPS {
+        let difference = a.checked_mul(a)? - n;
+        if SQUARES >> (difference % 64) & 1 == 1 {
+            let b = isqrt(difference);
+            if b * b == difference {
+                return Some(a - b);
+            }
+        }
+    }
+    None
 }
 
 macro_rules! rho {
@@ -242,6 +264,26 @@ mod tests {
         assert_eq!(factors(9_999_999_967 * 9_999_999_943), [(9_999_999_943, 1), (9_999_999_967, 1)]);
         assert_eq!(factors(1 << 127), [(2, 127)]);
         assert_eq!(factors(600_851_475_143), [(71, 1), (839, 1), (1471, 1), (6857, 1)]);
+    }
+
+    #[test]
+    fn factors_that_lie_close_together_are_found_without_a_walk() {
+        for n in (9..20_000u128).step_by(2).filter(|n| is_prime(*n) == Some(false)) {
+            let (root, smallest) = (isqrt(n), (3..n).find(|d| n % d == 0).unwrap());
+            // Where the closest pair of divisors is one of `FERMAT_STEPS` it is found; a square is not looked for.
+            let closest = (smallest..=root).rev().find(|d| n % d == 0).unwrap();
+            let half_sum = (closest + n / closest) / 2;
+            let is_near = half_sum > root && half_sum <= root + FERMAT_STEPS;
+            if root * root != n {
+                assert_eq!(close_divisor(n, root), is_near.then_some(closest), "{n}");
+            }
+        }
+        for (p, q) in [(9_999_999_943, 9_999_999_967), (1_000_003, 1_000_033), (4_294_967_279, 4_294_967_291)] {
+            assert_eq!(close_divisor(p * q, isqrt(p * q)), Some(p));
+        }
+        assert_eq!(close_divisor(1_000_000_007 * 9_999_999_967, isqrt(1_000_000_007 * 9_999_999_967)), None);
+        // a² does not fit.
+        assert_eq!(close_divisor(u128::MAX, isqrt(u128::MAX)), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ import _one_thread
 import _sandbox
 import builtins
 import codeop
+import copy
 import difflib
 import gc
 import io
@@ -15,6 +16,7 @@ import linecache
 import math
 import os
 import random
+import re
 import signal
 import sys
 import time
@@ -149,6 +151,15 @@ def no_input(prompt="", /):
     raise EOFError("input() has nothing to read here: write the values into the code")
 
 
+def help_(*subjects):
+    if not subjects:
+        print("help(something) shows what is known of it")
+    else:
+        import pydoc
+
+        pydoc.help(*subjects)
+
+
 def leave(code=None):
     raise SystemExit(code)
 
@@ -169,6 +180,7 @@ def start():
     sys.setrecursionlimit(20_000)
     builtins.input = no_input
     builtins.exit = builtins.quit = leave
+    builtins.help = help_
     time.process_time = time.thread_time = time.perf_counter
     time.process_time_ns = time.thread_time_ns = time.perf_counter_ns
     warnings.formatwarning = short_warning
@@ -179,6 +191,10 @@ def start():
     for name in PRELOADED:
         __import__(name)
     os.environ.clear()
+    # Patterns and matches never change: they are copies of themselves.
+    for kind in (re.Pattern, re.Match):
+        copy._copy_atomic_types.add(kind)
+        copy._atomic_types.add(kind)
     import _sympy_patches
     exec_(WARM_UP, {"sympy": sys.modules["sympy"]})
     main["__name__"], main["__builtins__"] = "__main__", builtins

@@ -145,12 +145,13 @@ def factorint(original):
 def divisors(original):
     def divisors(n, generator=False, proper=False):
         value = plain(n)
-        found = None if value is None else native.divisors(abs(value))
+        # A generator yields them in an order of its own.
+        found = None if value is None or generator else native.divisors(abs(value))
         if found is None:
             return original(n, generator, proper)
         if proper:
             found.pop()
-        return iter(found) if generator else found
+        return found
 
     return divisors
 

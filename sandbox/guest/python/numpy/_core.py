@@ -349,6 +349,30 @@ def reduction(name, a, axis=None, keepdims=False):
     return result(buffer, shape)
 
 
+class flatiter:
+    """What `flat` gives: the elements in C order, one after the other or by index."""
+
+    def __init__(self, base):
+        self.base, self._parts = base, iter(base.ravel())
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return next(self._parts)
+
+    def __len__(self):
+        return self.base.size
+
+    def __getitem__(self, key):
+        return self.base.ravel()[key]
+
+    def __setitem__(self, key, value):
+        flat = self.base.copy().ravel()
+        flat[key] = value
+        self.base[...] = flat.reshape(self.base.shape)
+
+
 class ndarray:
     """A view of a buffer: shape, strides (in elements) and first element."""
 
@@ -393,7 +417,7 @@ class ndarray:
 
     @property
     def flat(self):
-        return iter(self.ravel())
+        return flatiter(self)
 
     @property
     def real(self):
