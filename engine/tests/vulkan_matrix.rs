@@ -75,17 +75,54 @@ fn every_tile_gives_the_same() {
     let Some(mut gpu) = open() else { return };
     let mut random = Random(41);
     let info = gpu.info().clone();
-    for tile in tiles(&gpu) {
-        for (tile_k, buffers) in [(32, 1), (32, 2), (64, 2)] {
-            let tile = MatrixTile { tile_k, buffers, ..tile };
-            if !tile.fits(&info) {
-                continue;
-            }
-            for (ty, cols) in [(GgmlType::Q8_0, 96), (GgmlType::F16, 72)] {
-                let weight = TestWeight::random(&mut random, ty, 150, cols);
-                check(&mut gpu, &mut random, &weight, 75, (true, true), tile);
-            }
-        }
+    let mut all = tiles(&gpu).to_vec();
+    all.dedup();
+    // The longer step with the smallest: a software device takes seconds to compile each.
+    let long = MatrixTile { tile_k: 64, ..all[0] };
+    let twice = all.iter().chain([&long]).map(|t| MatrixTile { buffers: 2, ..*t });
+    for tile in all.iter().copied().chain(twice).filter(|t| t.fits(&info)) {
+        let (ty, cols) = if tile.buffers == 1 { (GgmlType::F16, 72) } else { (GgmlType::Q8_0, 96) };
+        let weight = TestWeight::random(&mut random, ty, 150, cols);
+        check(&mut gpu, &mut random, &weight, 75, (true, true), tile);
+    }
+}
+
+/// The tile that gfx1151 takes for long prompts, in two buffers. Of steps of 32 it needs 61 KiB of shared memory; where
+/// there is less, of a step of the device's matrices, which takes types with units that short.
+fn widest(gpu: &Gpu) -> (MatrixTile, [GgmlType; 2]) {
+    let like = tiles(gpu)[0];
+    let (block_rows, block_tokens, wave_rows, wave_tokens) = (128, 256, 64, 64);
+    let tile = MatrixTile { block_rows, block_tokens, wave_rows, wave_tokens, tile_k: 32, buffers: 2, ..like };
+    match tile.fits(gpu.info()) {
+        true => (tile, [GgmlType::Q4_K, GgmlType::F16]),
+        false => (MatrixTile { tile_k: like.shape.k.max(8), ..tile }, [GgmlType::F16, GgmlType::BF16]),
+    }
+}
+
+#[test]
+fn the_widest_tile_in_two_buffers() {
+    let Some(mut gpu) = open() else { return };
+    let mut random = Random(49);
+    let (tile, [ty, _]) = widest(&gpu);
+    let step = ty.block_len().max(8);
+    // Two of each side, the second in part, in an odd number of steps; one that is full; a corner, in a single step.
+    for (n, rows, cols) in [(300, 150, 9 * step), (256, 128, 2 * step), (5, 3, step)] {
+        let weight = TestWeight::random(&mut random, ty, rows, cols);
+        check(&mut gpu, &mut random, &weight, n, (true, false), tile);
+    }
+}
+
+#[test]
+fn experts_with_the_widest_tile() {
+    let Some(mut gpu) = open() else { return };
+    let mut random = Random(50);
+    let (tile, types) = widest(&gpu);
+    let width = types[0].block_len().max(72);
+    // More pairs of an expert than the tile has columns; then most experts have none.
+    for (n_tokens, n_expert) in [(300, 2), (5, 12)] {
+        let moe = MoeConfig { n_ff_exp: width, ..config(n_expert, 2) };
+        let layer = Layer::random(&mut random, moe, width, types, true);
+        layer.check(&mut gpu, &mut random, n_tokens, Method::Matrix { tile });
     }
 }
 
