@@ -212,7 +212,8 @@ fn sequences_write_the_same_with_drafts() {
             assert!(stats.accepted_tokens <= stats.drafted_tokens);
         }
     }
-    assert!(n_accepted > 100 && n_drafted - n_accepted > 100, "{n_accepted} of {n_drafted} accepted: too one-sided");
+    // How many of the adaptive drafts are tried depends on measured times.
+    assert!(n_accepted > 100 && n_drafted - n_accepted > 40, "{n_accepted} of {n_drafted} accepted: too one-sided");
 }
 
 /// Attempts at one problem: its prompt is computed once, and one row of logits gives each its own first token, also for
