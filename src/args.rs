@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use engine::EngineOptions;
 use engine::chat::harmony::ReasoningEffort;
 use engine::drafts::{DraftOptions, MAX_DRAFT};
 use engine::kv::{KvOptions, KvType};
 use engine::sampler::SamplerParams;
+use engine::{Engine, EngineOptions};
 use serde::{Deserialize, Serialize};
 use solver::Protocol;
 
@@ -269,6 +269,16 @@ pub struct ModelArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub cache: CacheArgs,
+}
+
+impl ModelArgs {
+    /// Takes the context that a model was loaded with, and the memory of its cache where both were left to the machine.
+    pub fn keep(&mut self, engine: &Engine) {
+        if self.ctx_size == 0 {
+            self.ctx_size = engine.n_ctx();
+            self.cache.kv_memory.get_or_insert(engine.kv_bytes());
+        }
+    }
 }
 
 /// How tokens are chosen.

@@ -121,6 +121,8 @@ fn a_continuation_that_is_another_run_is_refused_by_name() {
     refused(&["--attempts", "3"], &["--attempts is 3; the run was begun with 2"]);
     refused(&["--stop", "first-k:2"], &["--stop is first-k:2; the run was begun with all"]);
     refused(&["--backend", "vulkan"], &["--backend is vulkan"]);
+    // The context that was left to the machine.
+    refused(&["-c", "7"], &["--ctx-size is 7; the run was begun with 2048"]);
     let other = case.path("other.csv");
     std::fs::write(&other, "id,problem,answer\np0,What is 0 + 2?,1\n").unwrap();
     refused(&[&other], &["the text of problem 1", "0 + 2"]);
@@ -131,7 +133,7 @@ fn a_continuation_that_is_another_run_is_refused_by_name() {
     // The same, given again, is no other run; nor is the same model in another place.
     let moved = case.path("moved.gguf");
     std::fs::copy(&case.model, &moved).unwrap();
-    case.resume("run", &["-m", &moved, &case.csv, "--temp", "0.5", "--threads", "1"]).ok();
+    case.resume("run", &["-m", &moved, &case.csv, "--temp", "0.5", "--threads", "1", "--kv-memory", "64M"]).ok();
     aimo(case.begin("run", &[&case.csv])).fails_naming(&["holds the journal of a run already", "--resume"]);
     aimo(["run", "--resume", &case.path("none")]).fails_naming(&["none"]);
     aimo(["replay", &case.path("none")]).fails_naming(&["none"]);

@@ -289,7 +289,7 @@ pub enum Vote {
 }
 
 /// Arguments that may change from one process of a run to the next.
-const FREE: [&str; 12] = [
+const FREE: [&str; 13] = [
     "resume",
     "salvage",
     "json",
@@ -302,6 +302,7 @@ const FREE: [&str; 12] = [
     "endpoint",
     "endpoint_timeout",
     "endpoint_tries",
+    "kv_memory",
 ];
 /// Arguments that say which problems are meant: their contents are compared, not their names.
 const PROBLEMS: [&str; 3] = ["problems", "problem", "demo"];
@@ -452,6 +453,9 @@ impl Args {
         }
         if is_given("endpoint_tries") {
             args.remote.endpoint_tries = self.remote.endpoint_tries;
+        }
+        if is_given("kv_memory") {
+            args.model.cache.kv_memory = self.model.cache.kv_memory;
         }
         Ok(args)
     }

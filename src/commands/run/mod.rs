@@ -230,6 +230,13 @@ pub fn carry_out(
     let python = Arc::clone(python);
     let outputs = (outputs, transcripts);
     let how = (started, cancel, quiet);
+    // What was left to the machine holds for the whole run, whatever is free when it goes on.
+    let (sizes, is_begun) = (&mut prepared.args.model, prepared.history.is_some());
+    match model {
+        Model::Local(model) if !is_begun => sizes.keep(model.scheduler().engine()),
+        Model::Remote(model) if !is_begun => sizes.ctx_size = model.n_ctx(),
+        _ => {}
+    }
     match model {
         Model::Local(model) => {
             let finished = solve(prepared, outputs, &mut **model, python, backend, how, out)?;
