@@ -1,9 +1,11 @@
 //! `aimo-engine tune`: measures the candidates of every size that the Vulkan kernels can be run with on this device, and
-//! stores the choice for the engine to use from then on.
+//! stores the choice for the engine to use from then on, size by size: what an interrupted run has measured stays.
+//! A slow device gets fewer passes for each candidate, so that all sizes are measured in the time there is.
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use comfy_table::{Table, presets};
 use engine::BackendChoice;
@@ -12,7 +14,7 @@ use engine::backend::vulkan::{DeviceOptions, Gpu, Tuning};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::args::at_least_one;
+use crate::args::{at_least_one, duration};
 use crate::commands::synth::LikeArgs;
 use crate::failure::Failure;
 use crate::measure::{Batch, Bench, ModelFile};
@@ -43,9 +45,12 @@ pub struct Args {
     /// Tokens in the context before a token
     #[arg(short = 'd', long, value_name = "N", default_value_t = 1024)]
     n_depth: usize,
-    /// Passes that are timed for each candidate, after one that is not
+    /// Most passes that are timed for each candidate, after one that is not
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = at_least_one)]
     repetitions: usize,
+    /// Time for all sizes, such as 10m: fewer passes where -r takes longer; sizes that it ends before stay as they are
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
+    budget: Duration,
     /// Measure and show, and store nothing
     #[arg(long)]
     dry_run: bool,
@@ -113,32 +118,43 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
         benches.push(Bench::load(model, BackendChoice::Vulkan, options, false, &all, (depth, n_passes))?);
     }
     let mut progress = CountProgress::new("measuring", n_candidates, quiet);
-    let mut measurer = Measurer { benches, n_repeats: args.repetitions, done: 0 };
+    let pace = Pace { end: Instant::now() + args.budget, n_left: n_candidates, most: args.repetitions, pass: None };
+    let mut measurer = Measurer { benches, pace, n_repeats: args.repetitions, done: 0 };
     let mut tuning = before;
-    let mut outcomes = Vec::new();
+    let (mut outcomes, mut left_out, mut path) = (Vec::new(), Vec::new(), None);
     for knob in knobs {
+        if measurer.pace.is_over() {
+            left_out.push(knob.name);
+            continue;
+        }
         let mut shown = |done: usize| progress.set(done, n_candidates, knob.name);
         let outcome = measurer.measure(knob, &knob.candidates(&info), &batches(knob), &tuning, &mut shown)?;
         if let Some(outcome) = outcome {
             tuning = knob.with(&tuning, &outcome.chosen);
             outcomes.push(outcome);
+            if !args.dry_run {
+                path = Some(store(&gpu, &outcomes)?);
+            }
         }
     }
     progress.finish();
-    let path = if args.dry_run { None } else { Some(store(&gpu, &outcomes)?) };
     if args.json {
         let value = json!({
             "device": info.name, "driver": info.driver, "models": models.iter().map(|m| &m.name).collect::<Vec<_>>(),
-            "stored": path, "sizes": outcomes,
+            "stored": path, "sizes": outcomes, "left_out": left_out,
         });
         return Ok(writeln!(out, "{value:#}")?);
     }
     writeln!(out, "{} ({})", info.name, info.driver)?;
     models.iter().try_for_each(|m| writeln!(out, "{}", m.name))?;
     writeln!(out, "{}", table(&outcomes))?;
+    if !left_out.is_empty() {
+        writeln!(out, "not measured, since the time was over (--budget): {}", left_out.join(", "))?;
+    }
     match path {
         Some(path) => Ok(writeln!(out, "stored in {}", path.display())?),
-        None => Ok(writeln!(out, "nothing was stored (--dry-run)")?),
+        None if args.dry_run => Ok(writeln!(out, "nothing was stored (--dry-run)")?),
+        None => Ok(writeln!(out, "nothing was stored: no size was measured")?),
     }
 }
 
@@ -177,8 +193,41 @@ fn store(gpu: &Gpu, outcomes: &[Outcome]) -> Result<PathBuf, Failure> {
     })
 }
 
+/// How many passes there is time for.
+struct Pace {
+    end: Instant,
+    /// Candidates that are still to be measured.
+    n_left: usize,
+    /// Most timed passes for each.
+    most: usize,
+    /// Time of a candidate's passes of every kind, once each, as last seen.
+    pass: Option<Duration>,
+}
+
+impl Pace {
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.end
+    }
+
+    /// Timed passes for each candidate of the next size, beside one that is not timed.
+    fn repeats(&self) -> usize {
+        let Some(pass) = self.pass else { return self.most };
+        let share = self.end.saturating_duration_since(Instant::now()) / self.n_left.max(1) as u32;
+        let n_passes = share.as_nanos() / pass.as_nanos().max(1);
+        (n_passes.saturating_sub(1) as usize).clamp(1, self.most)
+    }
+
+    /// A candidate was measured, with so many timed passes.
+    fn count(&mut self, took: Duration, n_repeats: usize) {
+        self.n_left = self.n_left.saturating_sub(1);
+        self.pass = Some(took / (n_repeats as u32 + 1));
+    }
+}
+
 struct Measurer {
     benches: Vec<Bench>,
+    pace: Pace,
+    /// Timed passes of the candidates of the size at hand.
     n_repeats: usize,
     done: usize,
 }
@@ -195,10 +244,12 @@ impl Measurer {
     ) -> Result<Option<Outcome>, Failure> {
         let before = knob.value(tuning);
         progress(self.done);
+        self.n_repeats = self.pace.repeats();
         let base = self.score(knob, batches, tuning)?;
         self.done += 1;
         let Some(base) = base else {
             self.done += candidates.len();
+            self.pace.n_left = self.pace.n_left.saturating_sub(candidates.len());
             return Ok(None);
         };
         let mut times = vec![(before.clone(), 1.0)];
@@ -220,6 +271,7 @@ impl Measurer {
     /// long it takes.
     fn score(&mut self, knob: &Knob, batches: &[Batch], tuning: &Tuning) -> Result<Option<f64>, Failure> {
         let (mut sum, mut n) = (0.0, 0);
+        let start = Instant::now();
         for bench in &mut self.benches {
             bench.retune(tuning);
             for &batch in batches {
@@ -237,6 +289,7 @@ impl Measurer {
                 }
             }
         }
+        self.pace.count(start.elapsed(), self.n_repeats);
         Ok((n > 0).then(|| sum / f64::from(n)))
     }
 }
@@ -254,4 +307,24 @@ fn table(outcomes: &[Outcome]) -> Table {
         table.add_row([o.name.to_owned(), value_text(&o.before), value_text(&o.chosen), times.join("  ")]);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passes_fit_the_time_that_is_left() {
+        let end = Instant::now() + Duration::from_secs(100);
+        let mut pace = Pace { end, n_left: 11, most: 5, pass: None };
+        assert_eq!(pace.repeats(), 5, "nothing is known yet");
+        pace.count(Duration::from_secs(15), 5);
+        // 10 seconds each are left, of 2.5 for a pass of every kind.
+        assert_eq!((pace.n_left, pace.repeats()), (10, 2));
+        pace.count(Duration::from_secs(60), 2);
+        assert_eq!(pace.repeats(), 1, "one pass is timed however slow it is");
+        pace.count(Duration::from_millis(4), 1);
+        assert_eq!(pace.repeats(), 5, "more than asked for is never timed");
+        assert!(!pace.is_over() && Pace { end: Instant::now(), ..pace }.is_over());
+    }
 }

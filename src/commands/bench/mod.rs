@@ -6,20 +6,25 @@
 //! together, and counts generated tokens only. With `--pps` (its `-pps`) a prompt is that of all of them, and its time ends
 //! when each has its first token: through the scheduler, which computes it once.
 
+mod record;
+mod system;
+
 use std::collections::HashSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::ValueEnum;
-use comfy_table::{Table, presets};
 use engine::backend::BatchToken;
 use engine::backend::vulkan::DeviceOptions;
 use engine::roofline::{Pass, Roofline};
 use engine::sampler::SamplerParams;
 use engine::scheduler::{Scheduler, SeqId};
 use engine::{Engine, EngineOptions};
-use serde::Serialize;
+
+use record::{Record, record, table, write_csv};
+pub use system::cpu_name;
+use system::cpu_ns;
 
 use crate::args::{CacheArgs, DeviceArgs, at_least_one};
 use crate::bandwidth;
@@ -75,55 +80,6 @@ enum Format {
     Json,
     /// One line per test, with a header
     Csv,
-}
-
-/// One test of one model. Field names are llama-bench's where it has the field.
-#[derive(Debug, Serialize)]
-struct Record {
-    build_number: &'static str,
-    cpu_info: String,
-    backends: String,
-    model_filename: String,
-    model_type: String,
-    model_size: u64,
-    model_n_params: u64,
-    n_batch: usize,
-    n_threads: usize,
-    type_k: &'static str,
-    type_v: &'static str,
-    n_prompt: usize,
-    n_gen: usize,
-    n_depth: usize,
-    /// Sequences that generate together.
-    n_parallel: usize,
-    /// Whether the prompt is that of all sequences, and its time ends with the first token of each.
-    is_pp_shared: bool,
-    avg_ns: u64,
-    stddev_ns: u64,
-    avg_ts: f64,
-    stddev_ts: f64,
-    samples_ns: Vec<u64>,
-    samples_ts: Vec<f64>,
-    /// Weights and cache that one step of generation reads, times steps per second; absent for prompts. Of experts those
-    /// count that the sequences are expected to choose.
-    gb_per_s: Option<f64>,
-    /// Read bandwidth of the memory, measured after the tests: of the Vulkan device, or of the CPU with the same threads.
-    bandwidth_gb_per_s: f64,
-    /// `gb_per_s / bandwidth_gb_per_s`.
-    bandwidth_share: Option<f64>,
-    /// Most resident memory of the process so far (mapped weights included), where the system tells.
-    peak_rss_bytes: Option<u64>,
-    /// Time from the program's request for the model to its being ready.
-    load_ms: f64,
-    /// Of a prompt: until the logits of its last token are there.
-    first_token_ms: Option<f64>,
-    /// On Vulkan: kernels that a step of generation starts, submits that it is cut into.
-    dispatches_per_step: Option<f64>,
-    submits_per_step: Option<f64>,
-    /// On Vulkan: time on the device per token, where it tells.
-    device_us_per_token: Option<f64>,
-    /// Processor time per token: on Vulkan of the thread that records and submits, on the CPU of all threads.
-    cpu_us_per_token: Option<f64>,
 }
 
 /// What the passes of a test were made of, in all.
@@ -203,26 +159,6 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
 fn device_bandwidth(args: &Args) -> Result<f64, Failure> {
     let options = DeviceOptions { selector: args.device.device.as_deref(), ..DeviceOptions::default() };
     Ok(measure::device(options, true)?.1.map_or(0.0, |peaks| peaks.gb_per_s()))
-}
-
-/// Every field of the records but the lists of samples.
-fn write_csv(records: &[Record], out: &mut impl Write) -> Result<(), Failure> {
-    let mut writer = csv::Writer::from_writer(out);
-    let failed = |e: csv::Error| Failure::from(std::io::Error::other(e));
-    for (i, record) in records.iter().enumerate() {
-        let value = serde_json::to_value(record)?;
-        let fields: Vec<_> = value.as_object().into_iter().flatten().filter(|(_, v)| !v.is_array()).collect();
-        if i == 0 {
-            writer.write_record(fields.iter().map(|(name, _)| name.as_str())).map_err(failed)?;
-        }
-        let text = |v: &serde_json::Value| match v {
-            serde_json::Value::Null => String::new(),
-            serde_json::Value::String(text) => text.clone(),
-            other => other.to_string(),
-        };
-        writer.write_record(fields.iter().map(|(_, v)| text(v))).map_err(failed)?;
-    }
-    Ok(writer.flush()?)
 }
 
 /// Prompt tests before generation tests, at each depth.
@@ -341,19 +277,6 @@ fn step_bytes(roofline: &Roofline, test: Test) -> Result<f64, engine::Error> {
     Ok(total.weight_bytes + total.kv_bytes)
 }
 
-impl Record {
-    fn add(&mut self, passes: &Passes, is_vulkan: bool) {
-        let n_tokens = ((self.n_prompt + self.n_gen * self.n_parallel) * self.samples_ns.len()) as f64;
-        self.cpu_us_per_token = passes.cpu_ns.map(|ns| ns as f64 / n_tokens / 1e3);
-        self.first_token_ms = (self.n_prompt > 0).then_some(self.avg_ns as f64 / 1e6);
-        if is_vulkan && self.n_gen > 0 {
-            self.dispatches_per_step = Some(passes.dispatches as f64 / passes.n as f64);
-            self.submits_per_step = Some(passes.submits as f64 / passes.n as f64);
-            self.device_us_per_token = passes.device_ns.map(|ns| ns as f64 / n_tokens / 1e3);
-        }
-    }
-}
-
 fn keep(record: Record, quiet: bool, records: &mut Vec<Record>) {
     if !quiet {
         eprintln!("{}: {:.2} ± {:.2} tok/s", Test::of(&record).name(), record.avg_ts, record.stddev_ts);
@@ -412,50 +335,6 @@ fn pass_in_batches(
     Ok(())
 }
 
-fn record(engine: &Engine, path: &Path, threads: usize, test: Test, samples_ns: Vec<u64>, step_bytes: f64) -> Record {
-    let n_tokens = (test.n_prompt + test.n_gen * test.n_parallel) as f64;
-    let samples_ts: Vec<f64> = samples_ns.iter().map(|ns| n_tokens * 1e9 / *ns as f64).collect();
-    let (avg_ts, stddev_ts) = mean_and_deviation(&samples_ts);
-    let (avg_ns, stddev_ns) = mean_and_deviation(&samples_ns.iter().map(|ns| *ns as f64).collect::<Vec<_>>());
-    let config = engine.config();
-    let kv = engine.kv_options();
-    let file = engine.gguf();
-    Record {
-        build_number: env!("CARGO_PKG_VERSION"),
-        cpu_info: cpu_name(),
-        backends: engine.backend_name(),
-        model_filename: path.display().to_string(),
-        model_type: format!("{} {}", config.arch.name(), largest_type(engine)),
-        model_size: file.tensors().iter().map(|t| t.bytes).sum(),
-        model_n_params: file.tensors().iter().map(|t| t.dims.iter().product::<u64>()).sum(),
-        n_batch: engine.n_batch(),
-        n_threads: effective_threads(threads),
-        type_k: kv.k.name(),
-        type_v: kv.v.name(),
-        n_prompt: test.n_prompt,
-        n_gen: test.n_gen,
-        n_depth: test.n_depth,
-        n_parallel: test.n_parallel,
-        is_pp_shared: test.is_shared,
-        avg_ns: avg_ns as u64,
-        stddev_ns: stddev_ns as u64,
-        avg_ts,
-        stddev_ts,
-        samples_ns,
-        samples_ts,
-        gb_per_s: (test.n_gen > 0).then(|| step_bytes * avg_ts / test.n_parallel as f64 / 1e9),
-        bandwidth_gb_per_s: 0.0,
-        bandwidth_share: None,
-        peak_rss_bytes: peak_rss_bytes(),
-        load_ms: 0.0,
-        first_token_ms: None,
-        dispatches_per_step: None,
-        submits_per_step: None,
-        device_us_per_token: None,
-        cpu_us_per_token: None,
-    }
-}
-
 impl Test {
     fn of(r: &Record) -> Test {
         let (n_prompt, n_gen, n_depth, n_parallel) = (r.n_prompt, r.n_gen, r.n_depth, r.n_parallel);
@@ -469,107 +348,6 @@ impl Test {
         let kind = if self.n_parallel > 1 { format!("{kind} × {}", self.n_parallel) } else { kind };
         if self.n_depth > 0 { format!("{kind} @ d{}", self.n_depth) } else { kind }
     }
-}
-
-fn table(records: &[Record]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::ASCII_MARKDOWN);
-    table.set_header([
-        "model",
-        "size",
-        "params",
-        "backend",
-        "cache",
-        "threads",
-        "test",
-        "t/s",
-        "GB/s",
-        "of memory",
-        "peak MB",
-        "first ms",
-        "launches",
-        "GPU µs",
-        "CPU µs",
-    ]);
-    for r in records {
-        table.add_row([
-            r.model_type.clone(),
-            format!("{:.2} GiB", r.model_size as f64 / f64::from(1 << 30)),
-            format!("{:.2} B", r.model_n_params as f64 / 1e9),
-            r.backends.clone(),
-            if r.type_k == r.type_v { r.type_k.to_owned() } else { format!("{}/{}", r.type_k, r.type_v) },
-            r.n_threads.to_string(),
-            Test::of(r).name(),
-            format!("{:.2} ± {:.2}", r.avg_ts, r.stddev_ts),
-            r.gb_per_s.map_or_else(String::new, |x| format!("{x:.1}")),
-            r.bandwidth_share
-                .map_or_else(String::new, |x| format!("{:.0} % of {:.1}", 100.0 * x, r.bandwidth_gb_per_s)),
-            r.peak_rss_bytes.map_or_else(String::new, |x| (x / 1_000_000).to_string()),
-            number(r.first_token_ms),
-            number(r.dispatches_per_step),
-            number(r.device_us_per_token),
-            number(r.cpu_us_per_token),
-        ]);
-    }
-    table
-}
-
-/// Nothing where there is no value.
-fn number(value: Option<f64>) -> String {
-    value.map_or_else(String::new, |x| format!("{x:.0}"))
-}
-
-/// The type that holds most of the weights.
-fn largest_type(engine: &Engine) -> &'static str {
-    let mut bytes = std::collections::BTreeMap::new();
-    for t in engine.gguf().tensors() {
-        *bytes.entry(t.ty).or_insert(0u64) += t.bytes;
-    }
-    bytes.into_iter().max_by_key(|(_, n)| *n).map_or("", |(ty, _)| ty.name())
-}
-
-fn effective_threads(threads: usize) -> usize {
-    if threads > 0 { threads } else { std::thread::available_parallelism().map_or(1, usize::from) }
-}
-
-fn mean_and_deviation(samples: &[f64]) -> (f64, f64) {
-    let n = samples.len() as f64;
-    let mean = samples.iter().sum::<f64>() / n;
-    if samples.len() < 2 {
-        return (mean, 0.0);
-    }
-    let variance = samples.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0);
-    (mean, variance.sqrt())
-}
-
-/// The processor's name; empty where the system doesn't tell.
-pub fn cpu_name() -> String {
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    text.lines()
-        .filter_map(|l| l.split_once(':'))
-        .find(|(key, _)| key.trim() == "model name")
-        .map_or_else(String::new, |(_, name)| name.trim().to_owned())
-}
-
-/// `VmHWM` of this process.
-fn peak_rss_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
-}
-
-/// Processor time so far: of this thread alone, or of the whole process; `None` where the system doesn't tell.
-fn cpu_ns(of_thread: bool) -> Option<u64> {
-    if of_thread {
-        let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-        return text.split_ascii_whitespace().next()?.parse().ok();
-    }
-    // User and system time are fields 14 and 15, in ticks of 10 ms; the name before may hold anything but ends with `)`.
-    let text = std::fs::read_to_string("/proc/self/stat").ok()?;
-    let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
-    let mut ticks = || fields.next()?.parse::<u64>().ok();
-    Some((ticks()? + ticks()?) * 10_000_000)
 }
 
 /// A reproducible stream of token ids (a linear congruential generator; their meaning doesn't matter).
@@ -594,12 +372,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mean_and_sample_deviation() {
-        assert_eq!(mean_and_deviation(&[2.0, 4.0, 6.0]), (4.0, 2.0));
-        assert_eq!(mean_and_deviation(&[3.0]), (3.0, 0.0));
-    }
-
-    #[test]
     fn tests_are_named_as_llama_bench_names_them() {
         let test = |n_prompt, n_gen, n_depth, n_parallel| {
             Test { n_prompt, n_gen, n_depth, n_parallel, is_shared: false }.name()
@@ -609,13 +381,5 @@ mod tests {
         assert_eq!(test(512, 0, 0, 1), "pp512");
         assert_eq!(test(0, 128, 4096, 1), "tg128 @ d4096");
         assert_eq!(test(0, 128, 0, 8), "tg128 × 8");
-    }
-
-    #[test]
-    fn memory_and_time_are_read_where_the_system_tells() {
-        if cfg!(target_os = "linux") {
-            assert!(peak_rss_bytes().is_some_and(|n| n > 100_000));
-            assert!(cpu_ns(true).is_some() && cpu_ns(false).is_some());
-        }
     }
 }
