@@ -16,11 +16,13 @@ import os
 import re
 import sys
 import unittest
+from _frozen_importlib import FrozenImporter
 
 SOURCES = {}
 FILES = {}
-# Modules of tests that were looked for in vain.
+# Modules that were looked for in vain, and those of them that can't be handed in.
 MISSED = []
+GIVEN_UP = set()
 # Parts of the library that the tests import, but do not test: doctest's debugger, and what shows pydoc's pages.
 PARTS = {
     "pdb": "class Pdb:\n    def __init__(*_, **__): pass\n    reset = __init__\nset_trace = None\n",
@@ -29,6 +31,8 @@ PARTS = {
     "def plain(text): return re.sub('.\\b', '', text)\n"
     "pipe_pager = plain_pager = tempfile_pager = tty_pager = lambda text, *_: print(plain(text))\n",
 }
+# Frozen modules that say where they lie, which only their tests lead to.
+READ_THEIR_FILE = ("functools", "sympy.testing.pytest")
 # Test cases by the names that `tests` gave them, of the modules that have no `test_main`.
 CASES = {}
 
@@ -37,8 +41,6 @@ class Sources(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(self, name, path=None, target=None):
         if name in SOURCES:
             return importlib.util.spec_from_loader(name, self, is_package=SOURCES[name][0])
-        if name.startswith("test."):
-            MISSED.append(name)
 
     def create_module(self, spec):
         return None
@@ -48,6 +50,8 @@ class Sources(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         # Up to Python 3.13 a module that annotates nothing has them too.
         module.__dict__.setdefault("__annotations__", {})
         exec(compile(SOURCES[module.__name__][1], module.__file__, "exec"), module.__dict__)
+        if module.__name__ == "test.support":
+            fit(module)
 
     def get_source(self, name):
         return SOURCES[name][1]
@@ -59,8 +63,27 @@ class Sources(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return data
 
 
+class Misses(importlib.abc.MetaPathFinder):
+    """The last of the finders."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name not in GIVEN_UP:
+            MISSED.append(name)
+
+
 def file_of(name):
     return name.replace(".", "/") + ("/__init__.py" if SOURCES[name][0] else ".py")
+
+
+def fit(support):
+    """Tells `test.support` what it can't find out, before a test module reads it."""
+    # What needs much time or memory is left out, as `python -m test` does.
+    support.use_resources = []
+    # The modules of a package are asked for one by one.
+    support.load_package_tests = lambda directory, loader, standard_tests, pattern: standard_tests
+    if len.__doc__ is None:
+        support.MISSING_C_DOCSTRINGS, support.HAVE_DOCSTRINGS = True, False
+        support.requires_docstrings = unittest.skip("built-in functions have no docstrings here")
 
 
 def data_at(path):
@@ -98,10 +121,21 @@ def isdir(path):
 real_open, real_listdir, real_isdir = builtins.open, os.listdir, os.path.isdir
 
 
+def create_frozen(spec):
+    module = real_create_frozen(spec)
+    if spec.name in READ_THEIR_FILE:
+        module.__file__ = spec.name.replace(".", "/") + ".py"
+    return module
+
+
+real_create_frozen = FrozenImporter.create_module
+
+
 def prepare():
     """What CPython's tests need to load where the library is frozen and there are no files."""
-    sys.meta_path.insert(0, Sources())
+    sys.meta_path[:] = [Sources(), *sys.meta_path, Misses()]
     builtins.open, os.listdir, os.path.isdir = open_, listdir, isdir
+    FrozenImporter.create_module = staticmethod(create_frozen)
     # `import_fresh_module` would have the library read from files.
     _imp._override_frozen_modules_for_tests = lambda enabled: None
     for name, source in PARTS.items():
@@ -132,13 +166,6 @@ def load(name):
     """Imports a module; returns "" or the name of a module that is missing, or what else went wrong after a '!'."""
     try:
         importlib.import_module(name)
-        support = sys.modules.get("test.support")
-        if support is not None:
-            # What needs much time or memory is left out, as `python -m test` does.
-            support.use_resources = []
-            # The modules of a package are asked for one by one.
-            only_own = lambda directory, loader, standard_tests, pattern: standard_tests
-            support.load_package_tests = sys.modules[name].load_package_tests = only_own
         return ""
     except ModuleNotFoundError as error:
         for part in list(sys.modules):
@@ -236,6 +263,10 @@ def run_function(function):
             return "ok"
         if kind in ("XFail", "Skipped", "SkipTest"):
             return "skip"
+        # Other tests may be handed in, but not parts of the library that are not there.
+        wanted = [name for name in MISSED if ".tests." in name]
+        if wanted:
+            return "missing: " + wanted[0]
         return "failed: " + kind + ": " + " ".join(str(error).split())[:120]
 
 
