@@ -24,8 +24,9 @@ use crate::terminal::CountProgress;
 const MODELS: [&str; 2] = ["qwen3-8b", "gpt-oss-20b"];
 /// A candidate must be faster than the size in use by this factor to be chosen: less may be noise.
 const MIN_GAIN: f64 = 1.02;
-/// Software devices take an eighth of the prompts.
+/// Software devices take an eighth of the prompts, and short contexts: they take minutes to fill long ones.
 const CPU_PROMPT_DIVISOR: usize = 8;
+const CPU_DEPTH: usize = 16;
 
 /// Arguments of `tune`.
 #[derive(Debug, clap::Args)]
@@ -112,13 +113,15 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
     let all: Vec<Batch> = knobs.iter().flat_map(|k| batches(k)).collect();
     let n_candidates: usize = knobs.iter().map(|k| k.candidates(&info).len() + 1).sum();
     let n_passes = all.len().div_ceil(knobs.len()) * n_candidates * (args.repetitions + 1) + all.len();
-    let depth = if is_cpu { args.n_depth.min(256) } else { args.n_depth };
+    let depth = if is_cpu { args.n_depth.min(CPU_DEPTH) } else { args.n_depth };
     let mut benches = Vec::new();
     for model in &models {
         benches.push(Bench::load(model, BackendChoice::Vulkan, options, false, &all, (depth, n_passes))?);
     }
     let mut progress = CountProgress::new("measuring", n_candidates, quiet);
-    let pace = Pace { end: Instant::now() + args.budget, n_left: n_candidates, most: args.repetitions, pass: None };
+    let first = if is_cpu { 1 } else { args.repetitions };
+    let (end, most) = (Instant::now() + args.budget, args.repetitions);
+    let pace = Pace { end, n_left: n_candidates, first, most, pass: None };
     let mut measurer = Measurer { benches, pace, n_repeats: args.repetitions, done: 0 };
     let mut tuning = before;
     let (mut outcomes, mut left_out, mut path) = (Vec::new(), Vec::new(), None);
@@ -129,7 +132,9 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
         }
         let mut shown = |done: usize| progress.set(done, n_candidates, knob.name);
         let outcome = measurer.measure(knob, &knob.candidates(&info), &batches(knob), &tuning, &mut shown)?;
-        if let Some(outcome) = outcome {
+        if outcome.is_none() && measurer.pace.is_over() {
+            left_out.push(knob.name);
+        } else if let Some(outcome) = outcome {
             tuning = knob.with(&tuning, &outcome.chosen);
             outcomes.push(outcome);
             if !args.dry_run {
@@ -198,7 +203,8 @@ struct Pace {
     end: Instant,
     /// Candidates that are still to be measured.
     n_left: usize,
-    /// Most timed passes for each.
+    /// Timed passes for each while nothing is known, and at most.
+    first: usize,
     most: usize,
     /// Time of a candidate's passes of every kind, once each, as last seen.
     pass: Option<Duration>,
@@ -211,7 +217,7 @@ impl Pace {
 
     /// Timed passes for each candidate of the next size, beside one that is not timed.
     fn repeats(&self) -> usize {
-        let Some(pass) = self.pass else { return self.most };
+        let Some(pass) = self.pass else { return self.first };
         let share = self.end.saturating_duration_since(Instant::now()) / self.n_left.max(1) as u32;
         let n_passes = share.as_nanos() / pass.as_nanos().max(1);
         (n_passes.saturating_sub(1) as usize).clamp(1, self.most)
@@ -233,7 +239,7 @@ struct Measurer {
 }
 
 impl Measurer {
-    /// Measures each candidate; `None` where no model has a kernel that the size matters to.
+    /// Measures each candidate; `None` where no model has a kernel that the size matters to, or the time is over.
     fn measure(
         &mut self,
         knob: &'static Knob,
@@ -254,6 +260,9 @@ impl Measurer {
         };
         let mut times = vec![(before.clone(), 1.0)];
         for value in candidates.iter().filter(|v| **v != before) {
+            if self.pace.is_over() {
+                return Ok(None);
+            }
             progress(self.done);
             if let Some(score) = self.score(knob, batches, &knob.with(tuning, value))? {
                 times.push((value.clone(), (score - base).exp()));
@@ -316,8 +325,8 @@ mod tests {
     #[test]
     fn passes_fit_the_time_that_is_left() {
         let end = Instant::now() + Duration::from_secs(100);
-        let mut pace = Pace { end, n_left: 11, most: 5, pass: None };
-        assert_eq!(pace.repeats(), 5, "nothing is known yet");
+        let mut pace = Pace { end, n_left: 11, first: 4, most: 5, pass: None };
+        assert_eq!(pace.repeats(), 4, "nothing is known yet");
         pace.count(Duration::from_secs(15), 5);
         // 10 seconds each are left, of 2.5 for a pass of every kind.
         assert_eq!((pace.n_left, pace.repeats()), (10, 2));
