@@ -6,6 +6,7 @@ message. What `_cell.py` asks of RustPython's native module `_sandbox` is here i
 """
 
 import ast
+import copy
 import gc
 import importlib.util
 import os
@@ -112,6 +113,9 @@ def start():
     cell.report = without_handler(cell.report)
     signal.signal(TIME_SIGNAL, on_time)
     sys.set_int_max_str_digits(0)
+    # `_cell.start` adds to it; it can't be added to from 3.15 on.
+    copy._copy_atomic_types = set(copy._copy_atomic_types)
+    copy._atomic_types = set(copy._atomic_types)
     cell.start()
     signal.getsignal, signal.default_int_handler = kept
     sys.path[:] = [entry for entry in path if entry != "/sandbox"]

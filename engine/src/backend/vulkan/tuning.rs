@@ -366,7 +366,7 @@ impl Tuning {
             matvec_rows: [8, 4],
             dot_rows: [4, 4],
             dot_from: general.dot_from,
-            matvec_columns: &[1, 2, 4],
+            matvec_columns: &[1, 2, 4, 8],
             matmul_from: 48,
             matmul: MatmulTile { thread_tokens: 8, ..general.matmul },
             experts_matmul_from: 16,
