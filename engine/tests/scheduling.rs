@@ -202,18 +202,21 @@ fn sequences_write_the_same_with_drafts() {
     for (seed, n_alone, drafts) in [
         (5, 0.0, DraftOptions { max: 5, min: 5 }),
         (6, 1.0, DraftOptions { max: 3, min: 3 }),
+        (8, 0.0, DraftOptions { max: 8, min: 8 }),
         (7, 0.0, DraftOptions { max: 8, min: 0 }),
     ] {
         for model in &models() {
             let stats = random_company(model, n_alone, KvOptions::default(), drafts, seed);
             println!("{} {n_alone} {drafts:?}: {stats:?}", model.spec.arch);
-            n_drafted += stats.drafted_tokens;
-            n_accepted += stats.accepted_tokens;
             assert!(stats.accepted_tokens <= stats.drafted_tokens);
+            // How many of the adaptive drafts are tried depends on measured times.
+            if drafts.min == drafts.max {
+                n_drafted += stats.drafted_tokens;
+                n_accepted += stats.accepted_tokens;
+            }
         }
     }
-    // How many of the adaptive drafts are tried depends on measured times.
-    assert!(n_accepted > 100 && n_drafted - n_accepted > 40, "{n_accepted} of {n_drafted} accepted: too one-sided");
+    assert!(n_accepted > 100 && n_drafted - n_accepted > 100, "{n_accepted} of {n_drafted} accepted: too one-sided");
 }
 
 /// Attempts at one problem: its prompt is computed once, and one row of logits gives each its own first token, also for

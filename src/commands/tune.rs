@@ -1,6 +1,6 @@
 //! `aimo-engine tune`: measures the candidates of every size that the Vulkan kernels can be run with on this device, and
 //! stores the choice for the engine to use from then on, size by size: what an interrupted run has measured stays.
-//! A slow device gets fewer passes for each candidate, so that all sizes are measured in the time there is.
+//! A slow device gets fewer passes for each candidate; sizes that there is no time for stay as they are.
 
 use std::collections::BTreeMap;
 use std::io::Write;
