@@ -451,7 +451,39 @@ mod linux {
 
     #[cfg(test)]
     mod tests {
+        use super::super::{Checkpoint, MAX_OPEN};
         use super::*;
+
+        /// Pages that are written now and again, by turns open and protected, and more at once than may be open.
+        #[test]
+        fn a_checkpoint_of_many_calls_is_the_memory() {
+            const N_PAGES: usize = 2 * MAX_OPEN;
+            let (protection, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+            // SAFETY: a new mapping that nothing else uses; unmapped below.
+            let address = unsafe { libc::mmap(std::ptr::null_mut(), N_PAGES * PAGE_BYTES, protection, kind, -1, 0) };
+            assert_ne!(address, libc::MAP_FAILED);
+            // SAFETY: the mapping above is N_PAGES long and ours alone.
+            let memory = unsafe { std::slice::from_raw_parts_mut(address.cast::<u8>(), N_PAGES * PAGE_BYTES) };
+            let mut checkpoint = Checkpoint::default();
+            let mut state = 1u32;
+            for call in 0..60u8 {
+                let n_written = if call % 20 == 5 { N_PAGES } else { 7 };
+                for i in 0..n_written {
+                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    let page_idx = if n_written == N_PAGES { i } else { state as usize >> 16 & 63 };
+                    memory[page_idx * PAGE_BYTES + 11] = call;
+                }
+                checkpoint.update(memory);
+                let mut restored = vec![0; memory.len()];
+                checkpoint.restore(&mut restored);
+                assert!(restored == memory, "after call {call}");
+                assert!(checkpoint.watch.open.len() <= MAX_OPEN);
+                let is_watched = checkpoint.watch.bytes > 0;
+                assert!(!is_watched || call != 24 || checkpoint.watch.open.len() < 64, "pages are protected again");
+            }
+            // SAFETY: the mapping is not used after this.
+            unsafe { libc::munmap(address, N_PAGES * PAGE_BYTES) };
+        }
 
         /// A memory like a session's: a private mapping of a file with an anonymous part.
         #[test]
