@@ -7,12 +7,16 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::journal::history::{History, HistoryError};
 use crate::journal::{Entry, FILE_NAME, record};
 
 /// Most bytes that wait for a disk to have room again.
 const MAX_PENDING_BYTES: usize = 64 << 20;
+/// How long a journal that another process has is waited for.
+const MAX_WAIT: Duration = Duration::from_secs(3);
 
 /// Why a journal can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -223,12 +227,22 @@ impl Journal {
     }
 }
 
-/// The lock is the file's: it ends with the process, however that ends.
+/// The lock is the file's: it ends with the process, however that ends. One that was just killed still gives gigabytes
+/// of memory back and is waited for.
 fn lock(file: &File, path: &Path) -> Result<(), JournalError> {
-    match file.try_lock() {
-        Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => Err(JournalError::Locked { path: path.to_path_buf() }),
-        Err(TryLockError::Error(source)) => Err(JournalError::Io { action: "lock", path: path.to_path_buf(), source }),
+    let patience = Instant::now() + MAX_WAIT;
+    loop {
+        return match file.try_lock() {
+            Ok(()) => Ok(()),
+            Err(TryLockError::WouldBlock) if Instant::now() < patience => {
+                thread::sleep(Duration::from_millis(20));
+                continue;
+            }
+            Err(TryLockError::WouldBlock) => Err(JournalError::Locked { path: path.to_path_buf() }),
+            Err(TryLockError::Error(source)) => {
+                Err(JournalError::Io { action: "lock", path: path.to_path_buf(), source })
+            }
+        };
     }
 }
 
@@ -241,6 +255,22 @@ mod tests {
     use super::*;
     use crate::journal::Event;
     use std::sync::{Arc, Mutex};
+
+    #[test]
+    fn a_journal_whose_process_ends_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("j");
+        let held = File::create(&path).unwrap();
+        held.lock().unwrap();
+        let waiting = thread::spawn({
+            let path = path.clone();
+            move || lock(&File::open(&path).unwrap(), &path)
+        });
+        thread::sleep(Duration::from_millis(200));
+        assert!(!waiting.is_finished(), "it is still held");
+        drop(held);
+        waiting.join().unwrap().unwrap();
+    }
 
     fn entry(i: u64) -> Entry {
         Entry { t_ms: i, event: Event::Warning { message: format!("number {i}") } }
