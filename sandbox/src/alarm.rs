@@ -1,8 +1,8 @@
 //! Where a call runs and what ends it: threads with stacks large enough for the interpreter, and one alarm clock.
 //!
 //! A call that comes from an ordinary thread is handed to a kept one; a call from a thread that was made by
-//! [`on_large_stack`] (a worker process has only that) runs where it is. The clock is a thread that sleeps until the
-//! earliest deadline of all running calls and then changes their engine's epoch, again and again until they end.
+//! [`on_large_stack`] (a worker process has only that) runs where it is. The clock is a thread that sleeps until something
+//! is due in one of the running calls, and then uses that call's brake.
 //! Called by `session` and `snapshot`. Surprising fact: a kept thread gives the depths of its stack back after each
 //! call, since a deep recursion would else hold a hundred megabytes for as long as the program runs.
 
@@ -11,18 +11,15 @@ use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
-        Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
         mpsc::{Sender, channel},
     },
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
-use wasmtime::Engine;
 
-use crate::python::STACK_BYTES;
+use crate::{brake::Brake, python::STACK_BYTES};
 
-/// How long a call may take to stop once it has been told to; told again then.
-const REPEAT: Duration = Duration::from_millis(20);
 /// Idle threads that are kept. More calls at once than that start threads of their own.
 const MAX_IDLE: usize = 16;
 /// Stack that an idle thread keeps.
@@ -123,67 +120,64 @@ fn release_stack() {
 #[cfg(not(target_os = "linux"))]
 fn release_stack() {}
 
-/// A deadline of a running call; it counts until it is dropped.
+/// A running call that the clock looks after until this is dropped.
 pub(crate) struct Alarm {
-    key: (Instant, u64),
+    number: u64,
 }
 
 struct Clock {
-    /// By deadline; the number tells equal ones apart.
-    deadlines: Mutex<Deadlines>,
+    calls: Mutex<Calls>,
     has_earlier: Condvar,
 }
 
 #[derive(Default)]
-struct Deadlines {
-    engines: BTreeMap<(Instant, u64), Engine>,
+struct Calls {
+    /// By the moment at which something is due; the number tells calls apart.
+    brakes: BTreeMap<(Instant, u64), Arc<Brake>>,
     n_set: u64,
 }
 
 impl Alarm {
-    /// Changes `engine`'s epoch at `deadline` and then every few milliseconds.
-    pub(crate) fn set(engine: &Engine, deadline: Instant) -> Alarm {
+    /// Rings `brake` at its deadlines, and then again until the call has ended.
+    pub(crate) fn set(brake: &Arc<Brake>) -> Alarm {
         let clock = clock();
-        let mut deadlines = clock.lock();
-        deadlines.n_set += 1;
-        let key = (deadline, deadlines.n_set);
-        let is_earliest = deadlines.engines.first_key_value().is_none_or(|(earliest, _)| key < *earliest);
-        deadlines.engines.insert(key, engine.clone());
-        drop(deadlines);
+        let mut calls = clock.lock();
+        calls.n_set += 1;
+        let number = calls.n_set;
+        let key = (brake.next(), number);
+        let is_earliest = calls.brakes.first_key_value().is_none_or(|(earliest, _)| key < *earliest);
+        calls.brakes.insert(key, Arc::clone(brake));
+        drop(calls);
         if is_earliest {
             clock.has_earlier.notify_one();
         }
-        Alarm { key }
+        Alarm { number }
     }
 }
 
 impl Drop for Alarm {
     fn drop(&mut self) {
-        clock().lock().engines.remove(&self.key);
+        clock().lock().brakes.retain(|(_, number), _| *number != self.number);
     }
 }
 
 impl Clock {
-    fn lock(&self) -> MutexGuard<'_, Deadlines> {
-        self.deadlines.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Calls> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn run(&self) {
-        let mut deadlines = self.lock();
+        let mut calls = self.lock();
         loop {
             let now = Instant::now();
-            let mut wait = None;
-            for ((deadline, _), engine) in &deadlines.engines {
-                if *deadline > now {
-                    wait = wait.or(Some(*deadline - now));
-                    break;
-                }
-                engine.increment_epoch();
-                wait = Some(REPEAT);
+            while let Some(first) = calls.brakes.first_entry().filter(|first| first.key().0 <= now) {
+                let ((_, number), brake) = first.remove_entry();
+                calls.brakes.insert((brake.ring(now), number), brake);
             }
-            deadlines = match wait {
-                Some(wait) => self.has_earlier.wait_timeout(deadlines, wait).unwrap_or_else(PoisonError::into_inner).0,
-                None => self.has_earlier.wait(deadlines).unwrap_or_else(PoisonError::into_inner),
+            let wait = calls.brakes.first_key_value().map(|((due, _), _)| *due - now);
+            calls = match wait {
+                Some(wait) => self.has_earlier.wait_timeout(calls, wait).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.has_earlier.wait(calls).unwrap_or_else(PoisonError::into_inner),
             };
         }
     }
@@ -192,7 +186,7 @@ impl Clock {
 fn clock() -> &'static Clock {
     static CLOCK: OnceLock<Clock> = OnceLock::new();
     static STARTED: OnceLock<()> = OnceLock::new();
-    let clock = CLOCK.get_or_init(|| Clock { deadlines: Mutex::default(), has_earlier: Condvar::new() });
+    let clock = CLOCK.get_or_init(|| Clock { calls: Mutex::default(), has_earlier: Condvar::new() });
     STARTED.get_or_init(|| {
         let thread = thread::Builder::new().name("python-alarm".into()).spawn(|| clock.run());
         drop(thread.expect("a thread for the clock"));
@@ -203,7 +197,6 @@ fn clock() -> &'static Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wasmtime::Config;
 
     #[test]
     fn work_runs_on_a_large_stack_and_comes_back() {
@@ -231,28 +224,5 @@ mod tests {
                 assert_eq!(sum.join().unwrap(), i * i);
             }
         });
-    }
-
-    #[test]
-    fn an_alarm_changes_the_epoch_until_it_is_dropped() {
-        let mut config = Config::new();
-        config.epoch_interruption(true);
-        let engine = Engine::new(&config).unwrap();
-        let module = wasmtime::Module::new(&engine, endless()).unwrap();
-        for wait in [Duration::ZERO, Duration::from_millis(5)] {
-            let mut store = wasmtime::Store::new(&engine, ());
-            store.set_epoch_deadline(1);
-            let instance = wasmtime::Instance::new(&mut store, &module, &[]).unwrap();
-            let run = instance.get_typed_func::<(), ()>(&mut store, "run").unwrap();
-            let _later = Alarm::set(&engine, Instant::now() + Duration::from_secs(3600));
-            let _alarm = Alarm::set(&engine, Instant::now() + wait);
-            // It ends: else this test would not.
-            assert!(run.call(&mut store, ()).is_err());
-        }
-    }
-
-    /// `(module (func (export "run") (loop br 0)))`.
-    fn endless() -> [u8; 38] {
-        *b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x03\x02\x01\0\x07\x07\x01\x03run\0\0\x0a\x09\x01\x07\0\x03\x40\x0c\0\x0b\x0b"
     }
 }

@@ -5,8 +5,9 @@
 //! fact: what an answer means is the same for both, since the same `_cell.py` gives it.
 
 use crate::{
+    brake::Interrupt,
     cpython::{self, CPython, Files},
-    wasi::{Host, Interrupt},
+    wasi::Host,
 };
 use std::sync::Arc;
 use wasmtime::{AsContextMut, Instance, Memory, Result, Store, TypedFunc};
@@ -76,20 +77,22 @@ impl Guest {
     /// Makes a fresh instance ready: its memory, and the host's knowledge of it.
     pub(crate) fn begin(&self, store: &mut Store<Host>, instance: &Instance, memory: Memory) -> Result<Calls> {
         store.data_mut().memory = Some(memory);
-        match self {
-            Guest::RustPython => {
-                let interrupt = Interrupt::Flag {
-                    flag: address(instance, &mut *store, "interrupt_flag")?,
-                    kind: address(instance, &mut *store, "interrupt_kind")?,
-                };
-                store.data_mut().interrupt = Some(interrupt);
+        let interrupt = match self {
+            Guest::RustPython => Interrupt::Flag {
+                flag: address(instance, &mut *store, "interrupt_flag")?,
+                kind: address(instance, &mut *store, "interrupt_kind")?,
+            },
+            Guest::CPython(cpython) => {
+                cpython.begin(store, memory)?;
+                Interrupt::Signal(Arc::clone(&cpython.image.interrupt))
             }
-            Guest::CPython(cpython) => cpython.begin(store, memory)?,
-        }
-        let memory_bytes = memory.data_size(&*store);
-        if !store.data().interrupt.as_ref().is_some_and(|interrupt| interrupt.fits(memory_bytes)) {
+        };
+        if !interrupt.fits(memory.data_size(&*store)) {
             return Err(wasmtime::Error::msg("the interpreter's flags lie outside its memory"));
         }
+        // SAFETY: the memory is the store's own and never moves, and its brake only touches it while the store runs a
+        // call.
+        unsafe { store.data().brake.fix(memory.data_ptr(&*store), interrupt) };
         Ok(match self {
             Guest::RustPython => Calls::RustPython(Arc::new(Exports {
                 input: instance.get_typed_func(&mut *store, "input")?,

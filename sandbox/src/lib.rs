@@ -8,6 +8,7 @@
 //! interpreter that has already imported sympy.
 
 mod alarm;
+mod brake;
 mod cache;
 mod confine;
 mod cpython;

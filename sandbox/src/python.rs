@@ -5,6 +5,7 @@
 //! copy-on-write straight from the cached file, so that all sessions of all processes share its pages.
 
 use crate::{
+    brake,
     cache::Cache,
     cpython,
     guest::Guest,
@@ -215,6 +216,7 @@ fn engine(level: OptLevel) -> Result<Engine, SandboxError> {
 }
 
 pub(crate) fn engine_of(config: &Config) -> Result<Engine, SandboxError> {
+    brake::prepare();
     Engine::new(config).map_err(|error| SandboxError::Prepare { stage: "settings", reason: format!("{error:#}") })
 }
 
@@ -222,7 +224,6 @@ pub(crate) fn config(level: OptLevel) -> Config {
     let mut config = Config::new();
     config
         .cranelift_opt_level(level)
-        .epoch_interruption(true)
         .max_wasm_stack(STACK_BYTES - HOST_STACK_BYTES)
         .async_stack_size(STACK_BYTES)
         .memory_init_cow(true)

@@ -6,13 +6,14 @@
 
 use crate::{
     alarm::{Alarm, on_large_stack},
+    brake::Deadlines,
     cpython::Files,
     guest::{self, Calls, Reply, Request},
     outcome::{Completeness, Limits, Outcome, SandboxError, Status},
     output::Output,
     pages::Checkpoint,
     python::Inner,
-    wasi::{self, Host, Random, Stop},
+    wasi::{Host, Random, Stop},
 };
 use std::{
     ops::{Deref, DerefMut},
@@ -105,9 +106,9 @@ impl Session {
         self.save();
         self.is_saved = false;
         let beside = self.live.beside();
-        self.live.begin(self.limits, Duration::from_millis(self.limits.time_ms));
-        self.live.begin_softly(Duration::from_millis(self.limits.grace_ms));
-        let ended = self.live.ask(&self.python, Request::Run(code.to_owned()));
+        let [time, grace] = [self.limits.time_ms, self.limits.grace_ms].map(Duration::from_millis);
+        self.live.begin(self.limits, time, grace);
+        let ended = self.live.ask(Request::Run(code.to_owned()));
         let elapsed_ms = started.elapsed().as_millis() as u64;
         let rolled_back = ended.is_err();
         let (status, note) = match ended {
@@ -165,8 +166,8 @@ impl Session {
         self.save();
         self.is_saved = false;
         let beside = self.live.beside();
-        self.live.begin(self.limits, COMPLETENESS_LIMIT);
-        let answer = self.live.ask(&self.python, Request::IsComplete(code.to_owned()));
+        self.live.begin(self.limits, COMPLETENESS_LIMIT, Duration::ZERO);
+        let answer = self.live.ask(Request::IsComplete(code.to_owned()));
         self.live.take_output(self.limits);
         match answer.map(|reply| reply.status) {
             Ok(0) => Completeness::Complete,
@@ -289,11 +290,9 @@ impl Snapshot {
 impl Live {
     /// A fresh instance, not limited and not seeded yet.
     pub(crate) fn new(python: &Inner) -> Result<Live, SandboxError> {
-        let host = Host::new(&python.engine, 0, python.image_bytes as usize, 0);
+        let host = Host::new(python.image_bytes as usize, 0);
         let mut store = Store::new(&python.engine, host);
         store.limiter(|host| host);
-        store.epoch_deadline_callback(wasi::on_epoch);
-        store.set_epoch_deadline(1);
         let instance = python.instance.instantiate(&mut store).map_err(session_error)?;
         let memory = instance
             .get_memory(&mut store, "memory")
@@ -318,7 +317,6 @@ impl Live {
         let host = self.store.data_mut();
         host.random = beside.random;
         host.files = beside.files;
-        host.is_memory_low = false;
         Ok(())
     }
 
@@ -328,8 +326,8 @@ impl Live {
         let host = self.store.data_mut();
         host.random = Random(seed);
         host.started = Instant::now();
-        self.begin(limits, SEED_LIMIT);
-        let reply = self.ask(python, Request::Seed(seed)).map_err(session_error)?;
+        self.begin(limits, SEED_LIMIT, Duration::ZERO);
+        let reply = self.ask(Request::Seed(seed)).map_err(session_error)?;
         let said = self.take_output(limits).finish().0;
         if reply.status != guest::OK {
             return Err(SandboxError::Session { reason: format!("seeding failed: {said}") });
@@ -337,28 +335,17 @@ impl Live {
         Ok(())
     }
 
-    /// Starts the clock and empties the output.
-    fn begin(&mut self, limits: Limits, time: Duration) {
+    /// Starts the clock and empties the output. A `grace` makes the end of `time` a mild one: by force only after it.
+    fn begin(&mut self, limits: Limits, time: Duration, grace: Duration) {
         let n_bytes = self.memory.data_size(&*self.store);
         let host = self.store.data_mut();
         let half_of_rest = host.limit_bytes.saturating_sub(n_bytes) / 2;
         host.call_soft_limit_bytes = host.soft_limit_bytes.max(n_bytes.saturating_add(half_of_rest));
-        host.deadline = Instant::now() + time;
-        host.soft_deadline = None;
-        host.raised_timeout = false;
-        host.is_memory_low = false;
+        let end = Instant::now() + time;
+        let soft = (!grace.is_zero()).then_some(end);
+        host.brake.set(Deadlines { hard: end + grace, soft, repeat: grace / N_TIMEOUTS });
         host.refused_memory = false;
         host.output = Output::new(limits.output_bytes);
-    }
-
-    /// Makes the deadline a soft one, with a hard one `grace` later.
-    fn begin_softly(&mut self, grace: Duration) {
-        if !grace.is_zero() {
-            let host = self.store.data_mut();
-            host.soft_deadline = Some(host.deadline);
-            host.soft_repeat = grace / N_TIMEOUTS;
-            host.deadline += grace;
-        }
     }
 
     /// What the host keeps for this session, as it is now.
@@ -368,29 +355,30 @@ impl Live {
     }
 
     /// Asks the interpreter for something.
-    fn ask(&mut self, python: &Inner, request: Request) -> wasmtime::Result<Reply> {
+    fn ask(&mut self, request: Request) -> wasmtime::Result<Reply> {
         let (calls, memory) = (self.calls.clone(), self.memory);
-        self.guarded(python, move |store| calls.ask(store, memory, request))
+        self.guarded(move |store| calls.ask(store, memory, request))
     }
 
-    /// Runs `act` with a large stack and ends it by an epoch change once the store's deadline has passed.
+    /// Runs `act` with a large stack and ends it by force once its deadline has passed.
     fn guarded<T: Send + 'static>(
         &mut self,
-        python: &Inner,
         act: impl FnOnce(&mut Store<Host>) -> wasmtime::Result<T> + Send + 'static,
     ) -> wasmtime::Result<T> {
-        let host = self.store.data();
-        let deadline = host.soft_deadline.unwrap_or(host.deadline);
+        let n_bytes = self.memory.data_size(&*self.store);
         let mut store = self.store.0.take().expect("one call at a time");
-        store.set_epoch_deadline(1);
-        let alarm = Alarm::set(&python.engine, deadline);
-        let (store, result) = on_large_stack(move || {
-            let result = act(&mut store);
+        let (store, (result, was_stopped)) = on_large_stack(move || {
+            let brake = Arc::clone(&store.data().brake);
+            let result = brake.during(n_bytes, || {
+                let _alarm = Alarm::set(&brake);
+                act(&mut store)
+            });
             (store, result)
         });
-        drop(alarm);
         self.store.0 = Some(store);
-        result
+        // Memory that was taken away looks like memory that isn't there.
+        let is_out_of_bounds = |error: &wasmtime::Error| error.downcast_ref() == Some(&Trap::MemoryOutOfBounds);
+        result.map_err(|error| if was_stopped && is_out_of_bounds(&error) { Stop::Deadline.into() } else { error })
     }
 
     /// How a call that returned by itself ended.
@@ -413,9 +401,7 @@ impl Live {
     /// Whether the time was over before the call ended, and the code ended before the exception reached it: a sleep that
     /// was cut short at the very end of a cell.
     fn is_overdue(&self) -> bool {
-        let host = self.store.data();
-        let data = self.memory.data(&*self.store);
-        host.raised_timeout && host.interrupt.as_ref().is_some_and(|interrupt| interrupt.is_time_pending(data))
+        self.store.data().brake.is_time_pending(self.memory.data(&*self.store))
     }
 
     /// How a call that was ended by force ended.
@@ -443,7 +429,7 @@ impl Live {
 
 /// Whether an exception of this kind is the one that the host had raised.
 fn is_timeout(kind: &str, host: &Host) -> bool {
-    kind == "TimeoutError" && host.raised_timeout
+    kind == "TimeoutError" && host.brake.raised_timeout()
 }
 
 fn limit_bytes(limits: Limits) -> usize {

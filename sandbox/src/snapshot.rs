@@ -8,13 +8,10 @@ use crate::{alarm::on_large_stack, outcome::SandboxError, wasi};
 use std::{
     pin::pin,
     task::{Context, Poll, Waker},
-    time::{Duration, Instant},
 };
 use wasmtime::{Engine, Instance, Module, Store, Val};
 use wasmtime_wizer::{InstanceState, SnapshotVal, ValType, Wizer};
 
-/// Upper bound on `init`; it takes seconds.
-const INIT_LIMIT: Duration = Duration::from_secs(600);
 /// Memory that `init` may use.
 const INIT_BYTES: usize = 2 << 30;
 /// What `init` may print when it fails.
@@ -40,11 +37,9 @@ struct Started {
 
 fn start(module: &Module) -> wasmtime::Result<Started> {
     let engine = module.engine();
-    let mut host = wasi::Host::new(engine, 0, INIT_BYTES, INIT_OUTPUT_BYTES);
-    host.deadline = Instant::now() + INIT_LIMIT;
+    let host = wasi::Host::new(INIT_BYTES, INIT_OUTPUT_BYTES);
     let mut store = Store::new(engine, host);
     store.limiter(|host| host);
-    store.set_epoch_deadline(u64::MAX / 2);
     let instance = wasi::linker(engine, module)?.instantiate(&mut store, module)?;
     if let Ok(initialize) = instance.get_typed_func::<(), ()>(&mut store, "_initialize") {
         initialize.call(&mut store, ())?;

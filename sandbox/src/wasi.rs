@@ -4,39 +4,29 @@
 //! system (but the one of `cpython::files`), network, environment or argument list, and standard input is at its end.
 //! Called by wasmtime only. Surprising fact: `sleep` really waits, but never past the call's deadline.
 
-use crate::{cpython::Files, output::Output};
+use crate::{
+    brake::{Brake, Deadlines, Kind},
+    cpython::Files,
+    output::Output,
+};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use wasmtime::{
-    Caller, Engine, Extern, ExternType, Linker, Memory, Module, ResourceLimiter, Result, StoreContextMut,
-    UpdateDeadline, Val,
-};
+use wasmtime::{Caller, Engine, Extern, ExternType, Linker, Memory, Module, ResourceLimiter, Result, Val};
 
 /// The state of one session on the host's side.
 #[derive(Debug)]
 pub(crate) struct Host {
     pub(crate) output: Output,
-    /// When the call is ended by force.
-    pub(crate) deadline: Instant,
-    /// When `TimeoutError` is raised in the call's code next.
-    pub(crate) soft_deadline: Option<Instant>,
-    /// How long after it is raised again, if it was caught.
-    pub(crate) soft_repeat: Duration,
-    /// Set when it was raised in this call.
-    pub(crate) raised_timeout: bool,
-    /// Where the guest looks for interrupts.
-    pub(crate) interrupt: Option<Interrupt>,
+    /// What ends the call, and tells its code what is due.
+    pub(crate) brake: Arc<Brake>,
     pub(crate) limit_bytes: usize,
     /// Memory beyond which the guest's code gets a `MemoryError`.
     pub(crate) soft_limit_bytes: usize,
     /// The same for the current call: more where the session began it with less than that left, so that there is room
     /// to look at what fills the memory and to let go of it.
     pub(crate) call_soft_limit_bytes: usize,
-    /// Set when the guest grew beyond it, until it is told.
-    pub(crate) is_memory_low: bool,
-    engine: Engine,
     /// Set when the guest asked for more memory than the limit allows.
     pub(crate) refused_memory: bool,
     pub(crate) random: Random,
@@ -47,96 +37,20 @@ pub(crate) struct Host {
     pub(crate) files: Files,
 }
 
-/// How running Python code is told that something is due.
-#[derive(Clone, Debug)]
-pub(crate) enum Interrupt {
-    /// RustPython: addresses in its memory (`guest/src/interrupt.rs`).
-    Flag {
-        /// Byte whose bit 0 makes the interpreter look at the kind.
-        flag: usize,
-        /// Byte with the kind.
-        kind: usize,
-    },
-    /// CPython: bits that a pending signal sets (`cpython::image`). It raises `MemoryError` by itself.
-    Signal(Arc<[Bits]>),
-}
-
-/// Bits of one byte of the guest's memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Bits {
-    pub(crate) address: u32,
-    pub(crate) bits: u8,
-}
-
-/// Kinds of interrupts, shared with the guest.
-const INTERRUPT_TIME: u8 = 1;
-const INTERRUPT_MEMORY: u8 = 2;
-
-impl Interrupt {
-    /// Whether every address lies in a memory of this length.
-    pub(crate) fn fits(&self, memory_bytes: usize) -> bool {
-        match self {
-            Interrupt::Flag { flag, kind } => (*flag).max(*kind) < memory_bytes,
-            Interrupt::Signal(bits) => bits.iter().all(|bits| (bits.address as usize) < memory_bytes),
-        }
-    }
-
-    fn raise(&self, kind: u8, data: &mut [u8]) {
-        match self {
-            Interrupt::Flag { flag, kind: address } => {
-                data[*address] = kind;
-                data[*flag] |= 1;
-            }
-            Interrupt::Signal(bits) if kind == INTERRUPT_TIME => {
-                bits.iter().for_each(|Bits { address, bits }| data[*address as usize] |= bits);
-            }
-            Interrupt::Signal(_) => {}
-        }
-    }
-
-    /// Whether an exception for the time limit was asked for and not raised yet.
-    pub(crate) fn is_time_pending(&self, data: &[u8]) -> bool {
-        match self {
-            Interrupt::Flag { kind, .. } => data[*kind] == INTERRUPT_TIME,
-            Interrupt::Signal(bits) => {
-                bits.iter().all(|Bits { address, bits }| data[*address as usize] & bits == *bits) && !bits.is_empty()
-            }
-        }
-    }
-}
-
 impl Host {
-    pub(crate) fn new(engine: &Engine, seed: u64, limit_bytes: usize, output_bytes: usize) -> Self {
-        let now = Instant::now();
+    pub(crate) fn new(limit_bytes: usize, output_bytes: usize) -> Self {
         Host {
             output: Output::new(output_bytes),
-            deadline: now,
-            soft_deadline: None,
-            soft_repeat: Duration::ZERO,
-            raised_timeout: false,
-            interrupt: None,
+            brake: Arc::new(Brake::new()),
             limit_bytes,
             soft_limit_bytes: usize::MAX,
             call_soft_limit_bytes: usize::MAX,
-            is_memory_low: false,
-            engine: engine.clone(),
             refused_memory: false,
-            random: Random(seed),
+            random: Random(0),
             memory: None,
-            started: now,
+            started: Instant::now(),
             files: Files::default(),
         }
-    }
-
-    /// The interrupt that is due, if one is.
-    fn due(&mut self, now: Instant) -> Option<u8> {
-        if std::mem::take(&mut self.is_memory_low) {
-            return Some(INTERRUPT_MEMORY);
-        }
-        self.soft_deadline.filter(|soft| now >= *soft)?;
-        self.soft_deadline = Some(now + self.soft_repeat);
-        self.raised_timeout = true;
-        Some(INTERRUPT_TIME)
     }
 
     /// Nanoseconds since the session began, in whole milliseconds: too coarse to time the host with.
@@ -149,13 +63,12 @@ impl Host {
 const MAX_TABLE_ELEMENTS: usize = 1 << 16;
 
 impl ResourceLimiter for Host {
-    fn memory_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
+    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
         let allowed = desired <= self.limit_bytes;
         self.refused_memory |= !allowed;
+        self.brake.memory_grows(current);
         if allowed && desired > self.call_soft_limit_bytes {
-            self.is_memory_low = true;
-            // Has the guest call `on_epoch` at its next loop or function.
-            self.engine.increment_epoch();
+            self.brake.raise(Kind::Memory);
         }
         Ok(allowed)
     }
@@ -165,24 +78,6 @@ impl ResourceLimiter for Host {
         // grows it.
         Ok(desired <= MAX_TABLE_ELEMENTS)
     }
-}
-
-/// Called by running guest code after an epoch change: ends it, or tells it what is due.
-pub(crate) fn on_epoch(mut context: StoreContextMut<'_, Host>) -> Result<UpdateDeadline> {
-    let now = Instant::now();
-    let host = context.data_mut();
-    if now >= host.deadline {
-        return Err(Stop::Deadline.into());
-    }
-    if let Some(memory) = host.memory
-        && let Some(kind) = host.due(now)
-    {
-        let (data, host) = memory.data_and_store_mut(&mut context);
-        if let Some(interrupt) = &host.interrupt {
-            interrupt.raise(kind, data);
-        }
-    }
-    Ok(UpdateDeadline::Continue(1))
 }
 
 /// Why the host ended a call.
@@ -355,18 +250,16 @@ fn poll_oneoff(mut caller: Caller<'_, Host>, ins: u32, outs: u32, n_subscription
     let mut event = [0u8; 32];
     event[..8].copy_from_slice(&subscription[..8]);
     let now = Instant::now();
-    let left = host.deadline.saturating_duration_since(now);
-    let until_soft = host.soft_deadline.map_or(left, |soft| soft.saturating_duration_since(now)).min(left);
+    let Deadlines { hard, soft, .. } = host.brake.deadlines();
+    let left = hard.saturating_duration_since(now);
+    let until_soft = soft.map_or(left, |soft| soft.saturating_duration_since(now)).min(left);
     std::thread::sleep(wait.min(until_soft));
     if wait >= left && until_soft == left {
         return Err(Stop::Deadline.into());
     }
     // A sleep that the soft deadline ends early is over: the interrupt reaches the code when it goes on.
-    if wait > until_soft
-        && let Some(kind) = host.due(Instant::now())
-        && let Some(interrupt) = &host.interrupt
-    {
-        interrupt.raise(kind, data);
+    if wait > until_soft {
+        host.brake.raise_if_over(Instant::now());
     }
     Ok(answer(put(&mut caller, outs, &event).and(put(&mut caller, n_events, &1u32.to_le_bytes()))))
 }

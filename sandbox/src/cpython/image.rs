@@ -9,22 +9,10 @@ use super::{
     files::{Content, Files, Tree},
     module,
 };
-use crate::{
-    outcome::SandboxError,
-    output::Output,
-    wasi::{Bits, Host},
-};
-use std::{
-    fs::File,
-    io,
-    os::unix::fs::FileExt,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use crate::{brake::Bits, outcome::SandboxError, output::Output, wasi::Host};
+use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc};
 use wasmtime::{AsContextMut, Engine, Instance, InstancePre, Memory, Store, TypedFunc, WasmParams, WasmResults};
 
-/// Upper bound on the start; it takes some twenty seconds.
-const START_LIMIT: Duration = Duration::from_secs(600);
 /// Memory that the start may use.
 const START_BYTES: usize = 2 << 30;
 /// What it may print when it fails.
@@ -157,13 +145,11 @@ pub(super) fn make(
 }
 
 fn start(engine: &Engine, instance: &InstancePre<Host>, library: Content, version: u32) -> wasmtime::Result<Vec<u8>> {
-    let mut host = Host::new(engine, 0, START_BYTES, START_OUTPUT_BYTES);
-    host.deadline = Instant::now() + START_LIMIT;
+    let mut host = Host::new(START_BYTES, START_OUTPUT_BYTES);
     let sources = SOURCES.map(|(name, text)| (format!("{DRIVER_FOLDER}/{name}"), Content::Text(text)));
     host.files = Files::new(Arc::new(Tree::new([(library_path(version), library)].into_iter().chain(sources))));
     let mut store = Store::new(engine, host);
     store.limiter(|host| host);
-    store.set_epoch_deadline(u64::MAX / 2);
     let instance = instance.instantiate(&mut store)?;
     let memory =
         instance.get_memory(&mut store, "memory").ok_or_else(|| wasmtime::Error::msg("it exports no memory"))?;
@@ -264,8 +250,8 @@ mod tests {
             assert!(Image::open(file(&bytes[..len])).is_none(), "cut to {len}");
         }
 
-        let engine = Engine::default();
-        let mut store = Store::new(&engine, Host::new(&engine, 0, usize::MAX, 0));
+        let engine = crate::python::engine_of(&Default::default()).unwrap();
+        let mut store = Store::new(&engine, Host::new(usize::MAX, 0));
         let fresh = |store: &mut Store<Host>, n_pages| {
             Memory::new(&mut *store, wasmtime::MemoryType::new(n_pages, None)).unwrap()
         };

@@ -20,7 +20,7 @@ use crate::{
     cache::{Cache, Lock},
     outcome::{Progress, SandboxError},
     python::{self, engine_key},
-    wasi::{self, Host, Interrupt},
+    wasi::{self, Host},
 };
 use files::{Content, Tree};
 use image::Image;
@@ -113,9 +113,7 @@ impl CPython {
     /// Makes a fresh instance a started interpreter.
     pub(crate) fn begin(&self, store: &mut Store<Host>, memory: Memory) -> wasmtime::Result<()> {
         self.image.lay_under(store, memory)?;
-        let host = store.data_mut();
-        host.files = self.view();
-        host.interrupt = Some(Interrupt::Signal(Arc::clone(&self.image.interrupt)));
+        store.data_mut().files = self.view();
         Ok(())
     }
 }
