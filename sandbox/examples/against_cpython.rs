@@ -38,6 +38,12 @@ const PROGRAMS: &[(&str, &str, &str)] = &[
         "from sympy import *\nx, y = symbols('x y')",
         "solve(x**4 - 10*x**2 + 1, x); expand((x + y + 1)**20); integrate(x**3*exp(x)*sin(x), x); factor(x**40 - 1)",
     ),
+    (
+        "sympy: solve, factorint",
+        "from sympy import *\nx, y = symbols('x y')",
+        "solve(x**4 - 10*x**2 + 1, x); solve([x**2 + y**2 - 25, x*y - 12], [x, y]); solve(2**x - 8, x); \
+         factorint(2718281831 * 17320508099); factorint(2**67 - 1)",
+    ),
     ("primes below 10^6, listed", "from sympy import *", "list(primerange(10**6))"),
     (
         "factorint of 20-digit semiprimes",

@@ -5,6 +5,7 @@ code might replace is bound here at import, so that a session that patches built
 """
 
 import _one_thread
+import _random_patches
 import _sandbox
 import builtins
 import codeop

@@ -8,6 +8,7 @@
 mod allocator;
 mod arrays;
 mod cell;
+mod draws;
 mod frozen;
 mod interrupt;
 mod ntheory;
@@ -78,6 +79,7 @@ fn build_interpreter() -> i32 {
         cell::_sandbox::module_def(&builder.ctx),
         ntheory::_ntheory::module_def(&builder.ctx),
         arrays::_arrays::module_def(&builder.ctx),
+        draws::_draws::module_def(&builder.ctx),
     ];
     let interpreter =
         builder.add_native_modules(&stdlib).add_native_modules(&own).add_frozen_modules(frozen::library()).build();

@@ -154,7 +154,7 @@ def answer():
 
 
 # CPython's own locks will do; the functions of sympy that RustPython has in Rust stay Python's here.
-for name in "_one_thread", "_sympy_patches":
+for name in "_one_thread", "_random_patches", "_sympy_patches":
     sys.modules[name] = types.ModuleType(name)
 sys.modules["_sandbox"] = sys.modules[__name__]
 

@@ -285,3 +285,36 @@ fn mpmath_has_its_precision() {
         ],
     );
 }
+
+#[test]
+fn a_call_binds_its_arguments_as_cpython_does() {
+    let shown = output(&mut session(), include_str!("../data/calls.py"));
+    assert_eq!(shown, include_str!("../data/calls.txt"));
+}
+
+#[test]
+fn a_shuffle_draws_what_cpython_draws() {
+    check(
+        "import random\nclass Bits(random.Random):\n    def getrandbits(self, k): return 0\n\
+         class Floats(random.Random):\n    def random(self): return 0.5\n\
+         class Odd(random.Random):\n    def getrandbits(self, k): numbers.clear(); return 0",
+        &[
+            ("random.seed(1); l = list(range(12)); random.shuffle(l); l", "[7, 11, 0, 8, 5, 6, 3, 10, 4, 1, 9, 2]"),
+            (
+                "random.seed(2); l = list('abcdefg'); random.shuffle(l); ''.join(l), random.random()",
+                "('cdbefag', 0.7359699890685233)",
+            ),
+            ("l = [5]; random.shuffle(l); m = []; random.shuffle(m); l, m", "([5], [])"),
+            ("l = list(range(6)); Bits().shuffle(l); l", "[1, 2, 3, 4, 5, 0]"),
+            ("l = list(range(6)); Floats().shuffle(l); l", "[2, 3, 5, 0, 1, 4]"),
+            (
+                "numbers = [1, 2, 3]\ntry: Odd().shuffle(numbers)\nexcept IndexError as e: print(e)",
+                "list index out of range",
+            ),
+            (
+                "from array import array\nl = array('i', [1, 2, 3]); random.seed(3); random.shuffle(l); l",
+                "array('i', [2, 3, 1])",
+            ),
+        ],
+    );
+}
