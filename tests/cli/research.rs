@@ -178,6 +178,9 @@ fn sizes_are_measured_stored_used_and_forgotten() {
     let done = run(&timed);
     assert!(done.stderr.contains("warning: ") && done.stderr.contains("damaged"), "{}", done.stderr);
     assert_ne!(constants(done), serde_json::json!([64]));
+    // Once, although two models are loaded beside the device itself.
+    let done = run(&["tune", "--dry-run", "-m", &format!("{model},{model}"), "--filter", "norm", "-r", "1"]);
+    assert_eq!(done.stderr.matches("damaged").count(), 1, "{}", done.stderr);
     assert!(run(&["tune", "--reset"]).ok().contains("removed"));
     assert!(files().is_empty());
     assert!(run(&["tune", "--reset"]).ok().contains("nothing is stored"));
