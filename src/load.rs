@@ -11,7 +11,7 @@ use solver::ModelError;
 
 use crate::args::{DraftArgs, ModelArgs};
 use crate::failure::Failure;
-use crate::terminal::{ByteProgress, bytes_text};
+use crate::terminal::{ByteProgress, bytes_text, warn_once};
 
 /// Opens a model file; its header is checked, its weights are not read.
 pub fn open(path: &Path) -> Result<GgufFile, Failure> {
@@ -66,7 +66,7 @@ pub fn load_with(path: &Path, options: &EngineOptions, quiet: bool) -> Result<En
     progress.finish();
     let mut engine = engine.map_err(|e| Failure::engine(path, &e))?;
     if let Some(warning) = engine.warning() {
-        eprintln!("warning: {warning}");
+        warn_once(&warning);
     }
     if options.shaders.is_some() && !engine.is_vulkan() {
         return Err(Failure::new(

@@ -1,6 +1,8 @@
 //! Progress on standard error: a bar where it is a terminal, a few plain lines where it is a log.
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -113,6 +115,14 @@ impl CountProgress {
         if let CountSink::Bar(bar) = self.sink {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// Writes a warning, once however often the same is found: a command may load several models on one device.
+pub fn warn_once(text: &str) {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    if SAID.lock().unwrap_or_else(PoisonError::into_inner).insert(text.to_owned()) {
+        eprintln!("warning: {text}");
     }
 }
 

@@ -7,8 +7,8 @@
 // CPU twin: f64 products of decoded weights and activations, tolerance 1.1e-3 of Σ|w·x| (both sides rounded to 11
 // bits) and what f16 makes of the smallest numbers: 4e-8 · Σ|x| for weights, 2e-9 · max|x| · Σ|w| for activations.
 // Specialization constants: 0 WG_SIZE = SUBGROUP · BLOCK_ROWS / WAVE_ROWS · BLOCK_TOKENS / WAVE_TOKENS, 1 BLOCK_ROWS,
-// 2 BLOCK_TOKENS, 3 WAVE_ROWS, 4 WAVE_TOKENS, 5 MAT_M, 6 MAT_N, 7 MAT_K, 8 TILE_K (a multiple of 32 and MAT_K),
-// 9 N_BUFFERS, 10 SUBGROUP, 11 GROUPED. Subgroups of exactly SUBGROUP; cooperative matrices, float16, 16-bit storage,
+// 2 BLOCK_TOKENS, 3 WAVE_ROWS, 4 WAVE_TOKENS, 5 MAT_M (a multiple of 4), 6 MAT_N, 7 MAT_K (of 8),
+// 8 TILE_K (of 32 and MAT_K), 9 N_BUFFERS, 10 SUBGROUP, 11 GROUPED. Subgroups of exactly SUBGROUP; cooperative matrices, float16, 16-bit storage,
 // buffer addresses; shared memory: `MatrixTile::shared_bytes`.
 #define X_BUFFER ReadU32x4
 #include "buffers.glsl"

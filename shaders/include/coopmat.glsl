@@ -1,62 +1,57 @@
 // Products of N_MATRICES equally shaped matrices with many columns on the matrix units: the body of those kernels.
-// One workgroup computes BLOCK_ROWS rows of each matrix for a tile of up to BLOCK_TOKENS pairs, in steps of TILE_K: it
-// decodes the weights to f16 in shared memory, beside the f16 activations of each pair, and each subgroup multiplies its
+// One workgroup computes BLOCK_ROWS rows of each matrix for a tile of up to BLOCK_TOKENS pairs (see block.glsl), in steps
+// of TILE_K: it decodes the weights to f16 in shared memory, beside the f16 activations of each pair, and each subgroup multiplies its
 // WAVE_ROWS × WAVE_TOKENS part as matrices of MAT_M × MAT_K and MAT_K × MAT_N with f32 sums. With N_BUFFERS = 2 the
 // tiles of the next step are made while those of this one are multiplied; with 1 shared memory holds twice the
 // workgroups.
 // Activations come from f32_half_rows.comp: 16 bytes, of which the first four are what the row was divided by (a power
 // of two, exact), then the row. f16 weights are rounded to nearest; those of F32 and BF16 are clamped to ±65504.
-// The order of k is that of the units (see weights.glsl), for both sides. Rows and pairs beyond the end are computed
-// from the last one and not stored.
-// Workgroup x takes rows; y takes a tile: neighbouring tokens, or with groups pairs that chose one expert.
 // The kernel gives `decode_matrix` (a unit of matrix m), `x_row` (the row of x of a pair) and `store`.
 #extension GL_KHR_cooperative_matrix : require
 #extension GL_KHR_memory_scope_semantics : require
 #extension GL_KHR_shader_subgroup_basic : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 
-// Halves are kept in pairs, as words. Four words of padding put neighbouring rows into different banks.
-const uint ROW_WORDS = TILE_K / 2 + 4;
-const uint TILE_UNITS = TILE_K / (4 * UNIT4), TILE_PIECES = TILE_K / 8;
-const uint W_ROWS = N_MATRICES * BLOCK_ROWS;
-const uint X_BASE = W_ROWS * ROW_WORDS;
-const uint BUFFER_WORDS = (W_ROWS + BLOCK_TOKENS) * ROW_WORDS;
-const uint TILE_WORDS = N_BUFFERS * BUFFER_WORDS;
+#include "block.glsl"
+
+// Halves are kept eight at a time, as 16 bytes. Another 16 of padding put neighbouring rows into different banks.
+const uint ROW_QUADS = TILE_K / 8 + 1;
+const uint UNIT_QUADS = UNIT4 / 2;
+const uint TILE_PIECES = TILE_K / 8;
+const uint X_BASE = W_ROWS * ROW_QUADS;
+const uint BUFFER_QUADS = (W_ROWS + BLOCK_TOKENS) * ROW_QUADS;
+const uint TILE_QUADS = N_BUFFERS * BUFFER_QUADS;
 // What an invocation decodes and copies in a step, rounded up.
-const uint MY_UNITS = (W_ROWS * TILE_UNITS + WG_SIZE - 1) / WG_SIZE;
+const uint MY_UNITS = (W_UNITS + WG_SIZE - 1) / WG_SIZE;
 const uint MY_PIECES = (BLOCK_TOKENS * TILE_PIECES + WG_SIZE - 1) / WG_SIZE;
 
 const uint N_WAVES = WG_SIZE / SUBGROUP;
 const uint WAVES_DOWN = BLOCK_ROWS / WAVE_ROWS;
 const uint FRAGMENTS_DOWN = WAVE_ROWS / MAT_M, FRAGMENTS_ACROSS = WAVE_TOKENS / MAT_N;
 // Sums on their way out: MAT_N pairs by WAVE_ROWS rows of each matrix, by subgroup, where the tiles were.
-const uint STAGE_STRIDE = WAVE_ROWS + 4;
-const uint STAGE_WORDS = N_MATRICES * MAT_N * STAGE_STRIDE;
-const uint ALL_STAGES = N_WAVES * STAGE_WORDS;
+const uint STAGE_STRIDE = WAVE_ROWS / 4 + 1;
+const uint STAGE_QUADS = N_MATRICES * MAT_N * STAGE_STRIDE;
+const uint ALL_STAGES = N_WAVES * STAGE_QUADS;
 
-shared uint words[TILE_WORDS > ALL_STAGES ? TILE_WORDS : ALL_STAGES];
-shared uint pairs[BLOCK_TOKENS];
+shared uvec4 quads[TILE_QUADS > ALL_STAGES ? TILE_QUADS : ALL_STAGES];
 
-// Two numbers as halves, rounded to nearest.
-uint halves(float a, float b) {
+// Four numbers as halves, rounded to nearest.
+uvec2 halves(vec4 v) {
 #if defined(WEIGHT_F32) || defined(WEIGHT_BF16)
-    a = clamp(a, -65504.0, 65504.0);
-    b = clamp(b, -65504.0, 65504.0);
+    v = clamp(v, -65504.0, 65504.0);
 #endif
-    return packFloat2x16(f16vec2(a, b));
+    return uvec2(packFloat2x16(f16vec2(v.xy)), packFloat2x16(f16vec2(v.zw)));
 }
 
 // This invocation's part of the weights of a step.
-uint w_words[MY_UNITS][2 * UNIT4];
-uvec4 x_words[MY_PIECES];
+uvec4 w_quads[MY_UNITS][UNIT_QUADS];
+uvec4 x_quads[MY_PIECES];
 // Where they begin: units of the weight, 16-byte pieces of x. Found once, since it takes divisions.
 uint w_starts[MY_UNITS], x_starts[MY_PIECES];
 
-void locate(uint first_row, uint row0) {
-    [[unroll]] for (uint n = 0; n < MY_UNITS; n++) {
-        uint r = (gl_LocalInvocationID.x + n * WG_SIZE) % BLOCK_ROWS;
-        w_starts[n] = (first_row + min(row0 + r, push.n_rows - 1)) * push.n_units;
-    }
+void locate(Tile tile, uint row0) {
+    [[unroll]] for (uint n = 0; n < MY_UNITS; n++)
+        w_starts[n] = first_unit(tile, row0, weight_part(gl_LocalInvocationID.x + n * WG_SIZE).row);
     [[unroll]] for (uint n = 0; n < MY_PIECES; n++) {
         uint t = min((gl_LocalInvocationID.x + n * WG_SIZE) / TILE_PIECES, BLOCK_TOKENS - 1);
         x_starts[n] = x_row(pairs[t]) * push.x_stride4 + 1;
@@ -66,16 +61,14 @@ void locate(uint first_row, uint row0) {
 void load_weights(uint unit0) {
     [[unroll]] for (uint n = 0; n < MY_UNITS; n++) {
         uint i = gl_LocalInvocationID.x + n * WG_SIZE;
-        uint u = i / BLOCK_ROWS % TILE_UNITS, m = i / (BLOCK_ROWS * TILE_UNITS);
-        if (i < W_ROWS * TILE_UNITS && unit0 + u < push.n_units) {
+        WeightPart part = weight_part(i);
+        if (i < W_UNITS && unit0 + part.unit < push.n_units) {
             vec4 w[UNIT4];
-            decode_matrix(m, w_starts[n] + unit0 + u, w);
-            [[unroll]] for (uint j = 0; j < UNIT4; j++) {
-                w_words[n][2 * j] = halves(w[j].x, w[j].y);
-                w_words[n][2 * j + 1] = halves(w[j].z, w[j].w);
-            }
+            decode_matrix(part.matrix, w_starts[n] + unit0 + part.unit, w);
+            [[unroll]] for (uint j = 0; j < UNIT_QUADS; j++)
+                w_quads[n][j] = uvec4(halves(w[2 * j]), halves(w[2 * j + 1]));
         } else {
-            [[unroll]] for (uint j = 0; j < 2 * UNIT4; j++) w_words[n][j] = 0;
+            [[unroll]] for (uint j = 0; j < UNIT_QUADS; j++) w_quads[n][j] = uvec4(0);
         }
     }
 }
@@ -84,27 +77,24 @@ void load_activations(uint unit0) {
     [[unroll]] for (uint n = 0; n < MY_PIECES; n++) {
         uint i = gl_LocalInvocationID.x + n * WG_SIZE;
         uint v = i % TILE_PIECES * 2, t = i / TILE_PIECES;
-        uint u = unit0 + v / UNIT4;
-        x_words[n] = uvec4(0);
-        if (t < BLOCK_TOKENS && u < push.n_units)
-            x_words[n] = push.x.v[x_starts[n] + unit_vec4(unit_start4(u), v % UNIT4) / 2];
+        x_quads[n] = uvec4(0);
+        if (t < BLOCK_TOKENS && unit_of_vec4(unit0, v) < push.n_units)
+            x_quads[n] = push.x.v[x_starts[n] + place_of_vec4(unit0, v) / 2];
     }
 }
 
 void put_tiles(uint base) {
     [[unroll]] for (uint n = 0; n < MY_UNITS; n++) {
         uint i = gl_LocalInvocationID.x + n * WG_SIZE;
-        uint r = i % BLOCK_ROWS, u = i / BLOCK_ROWS % TILE_UNITS, m = i / (BLOCK_ROWS * TILE_UNITS);
-        if (i >= W_ROWS * TILE_UNITS) continue;
-        [[unroll]] for (uint j = 0; j < 2 * UNIT4; j++)
-            words[base + (m * BLOCK_ROWS + r) * ROW_WORDS + u * 2 * UNIT4 + j] = w_words[n][j];
+        WeightPart part = weight_part(i);
+        if (i >= W_UNITS) continue;
+        uint at = base + (part.matrix * BLOCK_ROWS + part.row) * ROW_QUADS + part.unit * UNIT_QUADS;
+        [[unroll]] for (uint j = 0; j < UNIT_QUADS; j++) quads[at + j] = w_quads[n][j];
     }
     [[unroll]] for (uint n = 0; n < MY_PIECES; n++) {
         uint i = gl_LocalInvocationID.x + n * WG_SIZE;
         uint piece = i % TILE_PIECES, t = i / TILE_PIECES;
-        if (t >= BLOCK_TOKENS) continue;
-        [[unroll]] for (uint j = 0; j < 4; j++)
-            words[base + X_BASE + t * ROW_WORDS + piece * 4 + j] = x_words[n][j];
+        if (t < BLOCK_TOKENS) quads[base + X_BASE + t * ROW_QUADS + piece] = x_quads[n];
     }
 }
 
@@ -112,16 +102,16 @@ coopmat<float, gl_ScopeSubgroup, MAT_M, MAT_N, gl_MatrixUseAccumulator>
     sums[N_MATRICES * FRAGMENTS_DOWN * FRAGMENTS_ACROSS];
 
 void multiply(uint base, uint wave_row, uint wave_token) {
-    [[unroll]] for (uint k = 0; k < TILE_K / 2; k += MAT_K / 2) {
+    [[unroll]] for (uint k = 0; k < TILE_K / 8; k += MAT_K / 8) {
         coopmat<float16_t, gl_ScopeSubgroup, MAT_M, MAT_K, gl_MatrixUseA> w[N_MATRICES * FRAGMENTS_DOWN];
         [[unroll]] for (uint i = 0; i < N_MATRICES * FRAGMENTS_DOWN; i++) {
             uint row = i / FRAGMENTS_DOWN * BLOCK_ROWS + wave_row + i % FRAGMENTS_DOWN * MAT_M;
-            coopMatLoad(w[i], words, base + row * ROW_WORDS + k, ROW_WORDS, gl_CooperativeMatrixLayoutRowMajor);
+            coopMatLoad(w[i], quads, base + row * ROW_QUADS + k, ROW_QUADS, gl_CooperativeMatrixLayoutRowMajor);
         }
         [[unroll]] for (uint j = 0; j < FRAGMENTS_ACROSS; j++) {
             coopmat<float16_t, gl_ScopeSubgroup, MAT_K, MAT_N, gl_MatrixUseB> x;
-            uint at = base + X_BASE + (wave_token + j * MAT_N) * ROW_WORDS + k;
-            coopMatLoad(x, words, at, ROW_WORDS, gl_CooperativeMatrixLayoutColumnMajor);
+            uint at = base + X_BASE + (wave_token + j * MAT_N) * ROW_QUADS + k;
+            coopMatLoad(x, quads, at, ROW_QUADS, gl_CooperativeMatrixLayoutColumnMajor);
             [[unroll]] for (uint i = 0; i < N_MATRICES * FRAGMENTS_DOWN; i++) {
                 uint s = i * FRAGMENTS_ACROSS + j;
                 sums[s] = coopMatMulAdd(w[i], x, sums[s]);
@@ -132,10 +122,10 @@ void multiply(uint base, uint wave_row, uint wave_token) {
 
 // Stores this subgroup's sums of fragments `j` across, of the pairs from `first` of the tile on.
 void put_fragments(Tile tile, uint row0, uint first, uint j) {
-    uint stage = gl_SubgroupID * STAGE_WORDS;
+    uint stage = gl_SubgroupID * STAGE_QUADS;
     [[unroll]] for (uint i = 0; i < N_MATRICES * FRAGMENTS_DOWN; i++) {
-        uint at = stage + i / FRAGMENTS_DOWN * MAT_N * STAGE_STRIDE + i % FRAGMENTS_DOWN * MAT_M;
-        coopMatStore(sums[i * FRAGMENTS_ACROSS + j], words, at, STAGE_STRIDE, gl_CooperativeMatrixLayoutColumnMajor);
+        uint at = stage + i / FRAGMENTS_DOWN * MAT_N * STAGE_STRIDE + i % FRAGMENTS_DOWN * MAT_M / 4;
+        coopMatStore(sums[i * FRAGMENTS_ACROSS + j], quads, at, STAGE_STRIDE, gl_CooperativeMatrixLayoutColumnMajor);
     }
     subgroupMemoryBarrierShared();
     subgroupBarrier();
@@ -146,8 +136,8 @@ void put_fragments(Tile tile, uint row0, uint first, uint j) {
         float scale = uintBitsToFloat(push.x.v[x_row(pair) * push.x_stride4].x);
         float totals[N_MATRICES];
         [[unroll]] for (uint m = 0; m < N_MATRICES; m++) {
-            uint at = stage + (m * MAT_N + e / WAVE_ROWS) * STAGE_STRIDE + e % WAVE_ROWS;
-            totals[m] = uintBitsToFloat(words[at]) * scale;
+            uint at = stage + (m * MAT_N + e / WAVE_ROWS) * STAGE_STRIDE + e % WAVE_ROWS / 4;
+            totals[m] = uintBitsToFloat(quads[at][e % 4]) * scale;
         }
         store(row, tile.expert, pair, totals);
     }
@@ -167,15 +157,11 @@ void put_sums(Tile tile, uint row0, uint first) {
 }
 
 void main() {
-    decode_setup();
-    uint row0 = gl_WorkGroupID.x * BLOCK_ROWS, token0 = gl_WorkGroupID.y * BLOCK_TOKENS;
-    Tile tile = Tile(0, token0, min(BLOCK_TOKENS, push.n_tokens - token0));
-    if (GROUPED != 0) tile = expert_tile(gl_WorkGroupID.y);
-    if (tile.n == 0) return; // whole workgroups: the grid is an upper bound
-    for (uint i = gl_LocalInvocationID.x; i < BLOCK_TOKENS; i += WG_SIZE) pairs[i] = pair_of(tile, i);
-    barrier();
+    Tile tile = begin_tile();
+    if (tile.n == 0) return; // whole workgroups
+    uint row0 = gl_WorkGroupID.x * BLOCK_ROWS;
     uint wave_row = gl_SubgroupID % WAVES_DOWN * WAVE_ROWS, wave_token = gl_SubgroupID / WAVES_DOWN * WAVE_TOKENS;
-    locate(tile.expert * push.n_rows, row0);
+    locate(tile, row0);
     [[unroll]] for (uint i = 0; i < N_MATRICES * FRAGMENTS_DOWN * FRAGMENTS_ACROSS; i++)
         sums[i] = coopmat<float, gl_ScopeSubgroup, MAT_M, MAT_N, gl_MatrixUseAccumulator>(0.0);
 
@@ -193,17 +179,16 @@ void main() {
         load_activations(0);
         put_tiles(0);
         barrier();
-        // Multiples, so that a driver sees that 16 bytes at a time are aligned.
         uint turn = 0;
         for (uint unit0 = TILE_UNITS; unit0 < push.n_units; unit0 += TILE_UNITS) {
             load_weights(unit0);
             load_activations(unit0);
-            multiply(turn * BUFFER_WORDS, wave_row, wave_token);
+            multiply(turn * BUFFER_QUADS, wave_row, wave_token);
             turn ^= 1;
-            put_tiles(turn * BUFFER_WORDS);
+            put_tiles(turn * BUFFER_QUADS);
             barrier();
         }
-        multiply(turn * BUFFER_WORDS, wave_row, wave_token);
+        multiply(turn * BUFFER_QUADS, wave_row, wave_token);
     }
     barrier();
     put_sums(tile, row0 + wave_row, wave_token);

@@ -1,62 +1,55 @@
 // Products of N_MATRICES equally shaped matrices with many columns: the body of the tiled kernels. One workgroup
-// computes BLOCK_ROWS rows of each matrix for a tile of up to BLOCK_TOKENS pairs: 32 weights of each row are decoded
-// once into shared memory beside the matching 32 activations of each pair; each invocation keeps THREAD_ROWS ×
-// THREAD_TOKENS sums per matrix in registers. The order of k is that of the units (see weights.glsl), for both sides.
-// Rows and pairs beyond the end are read as the last one and not stored.
-// Workgroup x takes rows; y takes a tile: neighbouring tokens, or with groups pairs that chose one expert.
+// computes BLOCK_ROWS rows of each matrix for a tile of up to BLOCK_TOKENS pairs (see block.glsl): 32 weights of each row
+// are decoded once into shared memory beside the matching 32 activations of each pair; each invocation keeps THREAD_ROWS ×
+// THREAD_TOKENS sums per matrix in registers.
 // The kernel gives `decode_matrix` (a unit of matrix m), `x_row` (the row of x of a pair) and `store`.
 
 const uint TILE_K = 32;
-const uint TILE_UNITS = TILE_K / (4 * UNIT4);
+#include "block.glsl"
+
 // One more than the tile: the writes of a vec4's components fall into different banks.
 const uint W_STRIDE = BLOCK_ROWS + 1, X_STRIDE = BLOCK_TOKENS + 1;
 const uint ROW_THREADS = BLOCK_ROWS / THREAD_ROWS, TOKEN_THREADS = BLOCK_TOKENS / THREAD_TOKENS;
 
 shared float w_tile[N_MATRICES * TILE_K * W_STRIDE];
 shared float x_tile[TILE_K * X_STRIDE];
-shared uint pairs[BLOCK_TOKENS];
 
-void load_weights(uint first_row, uint row0, uint unit0) {
-    for (uint i = gl_LocalInvocationID.x; i < N_MATRICES * BLOCK_ROWS * TILE_UNITS; i += WG_SIZE) {
-        uint r = i % BLOCK_ROWS, u = i / BLOCK_ROWS % TILE_UNITS, m = i / (BLOCK_ROWS * TILE_UNITS);
+void load_weights(Tile tile, uint row0, uint unit0) {
+    for (uint i = gl_LocalInvocationID.x; i < W_UNITS; i += WG_SIZE) {
+        WeightPart part = weight_part(i);
         vec4 w[UNIT4];
-        if (unit0 + u < push.n_units) {
-            decode_matrix(m, (first_row + min(row0 + r, push.n_rows - 1)) * push.n_units + unit0 + u, w);
+        if (unit0 + part.unit < push.n_units) {
+            decode_matrix(part.matrix, first_unit(tile, row0, part.row) + unit0 + part.unit, w);
         } else {
             [[unroll]] for (uint j = 0; j < UNIT4; j++) w[j] = vec4(0.0);
         }
+        uint at = (part.matrix * TILE_K + part.unit * UNIT4 * 4) * W_STRIDE + part.row;
         [[unroll]] for (uint j = 0; j < UNIT4; j++)
-            [[unroll]] for (uint e = 0; e < 4; e++)
-                w_tile[(m * TILE_K + (u * UNIT4 + j) * 4 + e) * W_STRIDE + r] = w[j][e];
+            [[unroll]] for (uint e = 0; e < 4; e++) w_tile[at + (j * 4 + e) * W_STRIDE] = w[j][e];
     }
 }
 
 void load_activations(uint unit0) {
     for (uint i = gl_LocalInvocationID.x; i < BLOCK_TOKENS * TILE_K / 4; i += WG_SIZE) {
         uint v = i % (TILE_K / 4), t = i / (TILE_K / 4);
-        uint u = unit0 + v / UNIT4;
         vec4 x = vec4(0.0);
-        if (u < push.n_units) x = push.x.v[x_row(pairs[t]) * push.x_stride4 + unit_vec4(unit_start4(u), v % UNIT4)];
+        if (unit_of_vec4(unit0, v) < push.n_units) x = push.x.v[x_row(pairs[t]) * push.x_stride4 + place_of_vec4(unit0, v)];
         [[unroll]] for (uint e = 0; e < 4; e++) x_tile[(v * 4 + e) * X_STRIDE + t] = x[e];
     }
 }
 
 void main() {
-    decode_setup();
-    uint row0 = gl_WorkGroupID.x * BLOCK_ROWS, token0 = gl_WorkGroupID.y * BLOCK_TOKENS;
-    Tile tile = Tile(0, token0, min(BLOCK_TOKENS, push.n_tokens - token0));
-    if (GROUPED != 0) tile = expert_tile(gl_WorkGroupID.y);
-    if (tile.n == 0) return; // whole workgroups: the grid is an upper bound
+    Tile tile = begin_tile();
+    if (tile.n == 0) return; // whole workgroups
+    uint row0 = gl_WorkGroupID.x * BLOCK_ROWS;
     uint row_thread = gl_LocalInvocationID.x % ROW_THREADS, token_thread = gl_LocalInvocationID.x / ROW_THREADS;
-    for (uint i = gl_LocalInvocationID.x; i < BLOCK_TOKENS; i += WG_SIZE) pairs[i] = pair_of(tile, i);
-    barrier();
 
     float sums[N_MATRICES * THREAD_ROWS][THREAD_TOKENS];
     [[unroll]] for (uint i = 0; i < N_MATRICES * THREAD_ROWS; i++)
         [[unroll]] for (uint j = 0; j < THREAD_TOKENS; j++) sums[i][j] = 0.0;
 
     for (uint unit0 = 0; unit0 < push.n_units; unit0 += TILE_UNITS) {
-        load_weights(tile.expert * push.n_rows, row0, unit0);
+        load_weights(tile, row0, unit0);
         load_activations(unit0);
         barrier();
         for (uint k = 0; k < TILE_K; k++) {

@@ -18,12 +18,14 @@ use crate::args::{at_least_one, duration};
 use crate::commands::synth::LikeArgs;
 use crate::failure::Failure;
 use crate::measure::{Batch, Bench, ModelFile};
-use crate::terminal::CountProgress;
+use crate::terminal::{CountProgress, warn_once};
 
 /// Models whose shapes are measured unless one is named: a dense one and one with experts.
 const MODELS: [&str; 2] = ["qwen3-8b", "gpt-oss-20b"];
 /// A candidate must be faster than the size in use by this factor to be chosen: less may be noise.
 const MIN_GAIN: f64 = 1.02;
+/// Measurements by which a choice is confirmed: the size that was in use, and the faster one.
+const N_AGAIN: usize = 2;
 /// Software devices take an eighth of the prompts, and short contexts: they take minutes to fill long ones.
 const CPU_PROMPT_DIVISOR: usize = 8;
 const CPU_DEPTH: usize = 16;
@@ -101,7 +103,7 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
         ));
     }
     if let Some(problem) = &gpu.stored_tuning().problem {
-        eprintln!("warning: {problem}");
+        warn_once(problem);
     }
     let (info, before) = (gpu.info().clone(), *gpu.tuning());
     let is_cpu = info.is_cpu();
@@ -111,7 +113,7 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
         knob.columns.iter().map(|n| Batch::Columns(*n)).chain(prompts).collect::<Vec<_>>()
     };
     let all: Vec<Batch> = knobs.iter().flat_map(|k| batches(k)).collect();
-    let n_candidates: usize = knobs.iter().map(|k| k.candidates(&info).len() + 1).sum();
+    let n_candidates: usize = knobs.iter().map(|k| k.candidates(&info).len() + 1 + N_AGAIN).sum();
     let n_passes = all.len().div_ceil(knobs.len()) * n_candidates * (args.repetitions + 1) + all.len();
     let depth = if is_cpu { args.n_depth.min(CPU_DEPTH) } else { args.n_depth };
     let mut benches = Vec::new();
@@ -239,7 +241,9 @@ struct Measurer {
 }
 
 impl Measurer {
-    /// Measures each candidate; `None` where no model has a kernel that the size matters to, or the time is over.
+    /// Measures each candidate, and the best again beside the size in use: of many noisy times the least may be luck, and
+    /// a machine that others use has slow and fast minutes. `None` where no model has a kernel that the size matters to, or
+    /// the time is over.
     fn measure(
         &mut self,
         knob: &'static Knob,
@@ -254,8 +258,7 @@ impl Measurer {
         let base = self.score(knob, batches, tuning)?;
         self.done += 1;
         let Some(base) = base else {
-            self.done += candidates.len();
-            self.pace.n_left = self.pace.n_left.saturating_sub(candidates.len());
+            self.skip(candidates.len() + N_AGAIN);
             return Ok(None);
         };
         let mut times = vec![(before.clone(), 1.0)];
@@ -269,11 +272,30 @@ impl Measurer {
             }
             self.done += 1;
         }
-        let best = times.iter().min_by(|a, b| a.1.total_cmp(&b.1)).expect("the size in use is there");
+        let best = times.iter_mut().min_by(|a, b| a.1.total_cmp(&b.1)).expect("the size in use is there");
+        let mut is_better = best.1 * MIN_GAIN < 1.0;
+        if is_better {
+            let again = [&before, &best.0].map(|value| knob.with(tuning, value));
+            if let [Some(base), Some(score)] =
+                [self.score(knob, batches, &again[0])?, self.score(knob, batches, &again[1])?]
+            {
+                let second = (score - base).exp();
+                is_better = second < 1.0 && (best.1 * second).sqrt() * MIN_GAIN < 1.0;
+                best.1 = (best.1 * second).sqrt();
+            }
+            self.done += N_AGAIN;
+        } else {
+            self.skip(N_AGAIN);
+        }
         // The size in use may be no candidate, where a table of an older version holds it.
-        let is_better = best.1 * MIN_GAIN < 1.0 || !candidates.contains(&before);
-        let chosen = if is_better { best.0.clone() } else { before.clone() };
+        let chosen = if is_better || !candidates.contains(&before) { best.0.clone() } else { before.clone() };
         Ok(Some(Outcome { name: knob.name, what: knob.what, before, chosen, candidates: times }))
+    }
+
+    /// Measurements that are not needed.
+    fn skip(&mut self, n: usize) {
+        self.done += n;
+        self.pace.n_left = self.pace.n_left.saturating_sub(n);
     }
 
     /// Mean logarithm of the times of the knob's kernels, over models and passes: each pass counts the same, however

@@ -178,6 +178,14 @@ fn sizes_are_measured_stored_used_and_forgotten() {
     let done = run(&timed);
     assert!(done.stderr.contains("warning: ") && done.stderr.contains("damaged"), "{}", done.stderr);
     assert_ne!(constants(done), serde_json::json!([64]));
+    // Once, although two models are loaded beside the device itself.
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let model = folder.path().join("m.gguf").to_str().expect("a UTF-8 path").to_owned();
+    let synth = ["synth", "--like", "qwen3-0.6b", "--layers", "1", "--vocab-size", "4096", "--shrink", "8", "-q"];
+    aimo(synth.into_iter().chain(["-o", &*model])).ok();
+    let two = format!("{model},{model}");
+    let done = run(&["tune", "--dry-run", "-m", &*two, "--filter", "norm", "-r", "1", "-d", "0"]);
+    assert_eq!(done.stderr.matches("damaged").count(), 1, "{}", done.stderr);
     assert!(run(&["tune", "--reset"]).ok().contains("removed"));
     assert!(files().is_empty());
     assert!(run(&["tune", "--reset"]).ok().contains("nothing is stored"));

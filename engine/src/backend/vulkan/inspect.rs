@@ -11,14 +11,14 @@ use shaders::{Kernel, WeightType};
 use super::device::{Device, DeviceOptions};
 use super::error::VulkanError;
 use super::instance::DeviceInfo;
-use super::kernels::linear::Method;
+use super::kernels::linear::{MANY, Method};
 use super::kernels::{
     attention, embed, gated, gather, half_rows, kv_store, linear, moe_sum, place_heads, probe, quantize, rms_norm,
     rope, route, scale_by_sigmoid, swiglu,
 };
 use super::pipelines::{Compiled, Pipelines, Variant};
 use super::tune::Stored;
-use super::tuning::Tuning;
+use super::tuning::{Extent, Tuning};
 use crate::kv::{KvOptions, KvType};
 use crate::model::{Activation, MoeConfig, RopeLayout};
 
@@ -117,7 +117,7 @@ impl Inspector {
 
 /// The variants of products of every type.
 fn products(t: &Tuning) -> Vec<Variant> {
-    let mut all: Vec<Variant> = WeightType::ALL.iter().flat_map(|&ty| linear::variants(t, ty, N_BATCH)).collect();
+    let mut all: Vec<Variant> = WeightType::ALL.iter().flat_map(|&ty| linear::variants(t, ty, MANY, N_BATCH)).collect();
     let methods = Method::all(N_BATCH, |n| Method::of_experts(t, n, EXPERTS[0].0, EXPERTS[0].1));
     for ty in WeightType::ALL {
         // gpt-oss's activation with the type of its experts.
@@ -125,7 +125,7 @@ fn products(t: &Tuning) -> Vec<Variant> {
         all.extend(linear::expert_variants(t, ty, &methods));
         all.extend(gated::variants(t, ty, activation, &methods, true));
     }
-    let dense = |ty| Method::all(N_BATCH, |n| Method::of(t, ty, n));
+    let dense = |ty| Method::all(N_BATCH, |n_tokens| Method::of(t, ty, Extent { n_rows: MANY, n_tokens }));
     all.extend(WeightType::ALL.iter().flat_map(|&ty| gated::variants(t, ty, Activation::Swiglu, &dense(ty), false)));
     all
 }

@@ -36,7 +36,7 @@ pub use pipelines::Variant;
 pub use probe::{Peaks, measure_peaks};
 pub use profile::PassStats;
 pub use shaders::write_sources as write_shader_sources;
-pub use tuning::{MatmulTile, MatrixTile, MatrixTiles, Tuning};
+pub use tuning::{Extent, MatmulTile, MatrixTile, MatrixTiles, Tuning};
 pub use weights::{Weight, weight_type};
 
 use std::collections::BTreeSet;
@@ -60,11 +60,12 @@ use state::ModelState;
 /// A Vulkan device that runs forward passes.
 pub struct Vulkan {
     gpu: Gpu,
-    /// Types of the matrices that were uploaded, to compile their kernels ahead.
-    types: BTreeSet<usize>,
-    /// The same of the experts' matrices, and of the gates of dense feed-forward layers.
+    /// Types and rows of the matrices that were uploaded, to compile their kernels ahead.
+    matrices: BTreeSet<(usize, usize)>,
+    /// The same of the gates of dense feed-forward layers.
+    gates: BTreeSet<(usize, usize)>,
+    /// Types of the experts' matrices.
     expert_types: BTreeSet<usize>,
-    gate_types: BTreeSet<usize>,
     model: Option<ModelState>,
     /// Where activations are looked at in the middle of a pass.
     tap: Option<Region>,
@@ -81,9 +82,9 @@ impl Vulkan {
     pub fn open(options: DeviceOptions<'_>) -> Result<Vulkan, VulkanError> {
         Ok(Vulkan {
             gpu: Gpu::open(options)?,
-            types: BTreeSet::new(),
+            matrices: BTreeSet::new(),
+            gates: BTreeSet::new(),
             expert_types: BTreeSet::new(),
-            gate_types: BTreeSet::new(),
             model: None,
             tap: None,
         })
@@ -120,7 +121,7 @@ impl Vulkan {
     fn put_in_bytes(&mut self, x: Act, ty: WeightType) -> Result<bool, VulkanError> {
         let (gpu, m) = self.parts();
         let rows = m.rows(x);
-        if !Method::of(&gpu.tuning, ty, rows.n_rows).can_dot(ty) {
+        if !Method::is_matvec(&gpu.tuning, ty, rows.n_rows) || !ty.is_quantised() {
             return Ok(false);
         }
         if m.in_bytes_of == Some(x) {
@@ -159,8 +160,8 @@ impl Backend for Vulkan {
         let weight = self.gpu.upload(tensor)?;
         match role {
             Role::Experts => _ = self.expert_types.insert(weight.ty as usize),
-            Role::Gate => _ = self.gate_types.insert(weight.ty as usize),
-            Role::Matrix => _ = self.types.insert(weight.ty as usize),
+            Role::Gate => _ = self.gates.insert((weight.ty as usize, weight.rows)),
+            Role::Matrix => _ = self.matrices.insert((weight.ty as usize, weight.rows)),
             Role::Vector => {}
         }
         Ok(weight)
@@ -169,17 +170,21 @@ impl Backend for Vulkan {
     fn allocate(&mut self, config: &Config, limits: Limits, rope: &RopeTable, kv: &KvLayout) -> Result<(), Error> {
         let gpu = &mut self.gpu;
         let state = ModelState::allocate(gpu, config, limits, rope, kv)?;
-        let types = WeightType::ALL.into_iter().filter(|t| self.types.contains(&(*t as usize)));
-        let mut variants: Vec<Variant> =
-            types.flat_map(|ty| linear::variants(&gpu.tuning, ty, limits.n_batch)).collect();
+        let type_of =
+            |index: usize| WeightType::ALL.into_iter().find(|t| *t as usize == index).expect("it was uploaded");
+        let mut variants: Vec<Variant> = Vec::new();
+        for &(ty, n_rows) in &self.matrices {
+            variants.extend(linear::variants(&gpu.tuning, type_of(ty), n_rows, limits.n_batch));
+        }
         let mut groups: Vec<usize> = config.layers.iter().map(|l| l.n_head / l.n_head_kv).collect();
         groups.sort_unstable();
         groups.dedup();
         variants.extend(
             groups.into_iter().flat_map(|group| attention::variants(&gpu.tuning, config.head_dim, group, kv.options)),
         );
-        for ty in WeightType::ALL.into_iter().filter(|t| self.gate_types.contains(&(*t as usize))) {
-            let methods = Method::all(limits.n_batch, |n| Method::of(&gpu.tuning, ty, n));
+        for &(ty, n_rows) in &self.gates {
+            let ty = type_of(ty);
+            let methods = Method::all(limits.n_batch, |n| Method::of(&gpu.tuning, ty, gated::extent(n_rows, n)));
             variants.extend(gated::variants(&gpu.tuning, ty, Activation::Swiglu, &methods, false));
         }
         if gpu.tuning.dot_from[0] < usize::MAX {
@@ -234,10 +239,9 @@ impl Backend for Vulkan {
         }
         let (rows, eps) = (m.rows(dst), m.config.rms_eps);
         assert_eq!(weight.cols, rows.width, "width of {}", weight.name);
-        let is_of_few = |method| matches!(method, Method::Matvec { .. });
         // Each expert gets a few of a batch's tokens only.
-        let is_for_few = is_of_few(Method::of(&gpu.tuning, WeightType::Q8_0, rows.n_rows))
-            || m.experts.is_some() && is_of_few(m.routing(&gpu.tuning).method);
+        let is_for_few = Method::is_matvec(&gpu.tuning, WeightType::Q8_0, rows.n_rows)
+            || m.experts.is_some() && matches!(m.routing(&gpu.tuning).method, Method::Matvec { .. });
         if is_for_few && rows.n_rows >= gpu.tuning.dot_from[0] {
             rms_norm::quantized::record(gpu, m.rows(x), weight, eps, rows, m.bytes(dst))?;
             self.model.as_mut().expect("it was there").in_bytes_of = Some(dst);

@@ -2,7 +2,7 @@
 //! compiled code kept on disk between runs. The cache file is named by device, driver and a hash of all shaders, so a
 //! stale one is never read; a damaged one is ignored; it is written whole or not at all.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{env, fs, process};
@@ -101,7 +101,9 @@ impl Pipelines {
 
     /// Makes all of `variants` at once, on all cores.
     pub fn prepare(&mut self, variants: &[Variant]) -> Result<(), VulkanError> {
-        let missing: Vec<&Variant> = variants.iter().filter(|v| !self.made.contains_key(v)).collect();
+        let mut seen = HashSet::new();
+        let missing: Vec<&Variant> =
+            variants.iter().filter(|v| !self.made.contains_key(v) && seen.insert(*v)).collect();
         let layouts: Vec<_> = missing.iter().map(|v| self.layout(v.kernel)).collect::<Result<_, _>>()?;
         let this = &*self;
         let made: Vec<_> = missing.into_par_iter().zip(layouts).map(|(v, l)| (v.clone(), this.compile(v, l))).collect();

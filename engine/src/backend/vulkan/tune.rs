@@ -141,7 +141,7 @@ fn matrix_value(t: &MatrixTile) -> Value {
 }
 
 /// Every size that can be measured, in the order in which they are.
-pub static KNOBS: [Knob; 22] = [
+pub static KNOBS: [Knob; 23] = [
     Knob {
         name: "matvec",
         what: "invocations per workgroup of matrix–vector products",
@@ -285,6 +285,16 @@ pub static KNOBS: [Knob; 22] = [
                 m.tiles[4] = with_matrix_value(m.tiles[4], v);
             }
         },
+    },
+    Knob {
+        name: "matrix.busy_groups",
+        what: "workgroups below which narrower tiles are chosen",
+        kernels: &["f16_"],
+        columns: &[],
+        prompts: &[128, 512],
+        candidates: |info| of_matrices(info, &[1, 20, 40, 80, 160]),
+        get: |t| t.matrix.iter().map(|m| m.busy_groups as u32).collect(),
+        set: |t, v| t.matrix.iter_mut().for_each(|m| m.busy_groups = v[0] as usize),
     },
     Knob {
         name: "matrix.from",

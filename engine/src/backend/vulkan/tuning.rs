@@ -97,6 +97,9 @@ impl MatrixTile {
             && wave_rows.is_multiple_of(2 * shape.m)
             && wave_tokens.is_multiple_of(shape.n)
             && wave_tokens / shape.n <= Self::MAX_FRAGMENTS
+            // Shared memory is counted in pieces of eight halves, or four sums.
+            && shape.k.is_multiple_of(8)
+            && shape.m.is_multiple_of(4)
             && tile_k.is_multiple_of(shape.k)
             && tile_k.is_multiple_of(32)
             && (info.subgroup_sizes.0..=info.subgroup_sizes.1).contains(&subgroup)
@@ -120,20 +123,33 @@ pub struct MatrixTiles {
     pub from: usize,
     /// For experts: from this mean number of tokens per expert on.
     pub experts_from: usize,
+    /// Workgroups that keep the device's matrix units busy: narrower tiles are chosen where there would be fewer.
+    pub busy_groups: usize,
     /// The tiles, by ascending tokens per workgroup.
     pub tiles: [MatrixTile; 5],
 }
 
+/// Rows of a product's weight, and its tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Rows of the weight; of two that are computed together, those of both; of experts, those of all.
+    pub n_rows: usize,
+    /// Tokens; of experts, the mean of each.
+    pub n_tokens: usize,
+}
+
 impl MatrixTiles {
-    /// The tile for `n_tokens`: the least work, counting for each workgroup the tokens that it makes room for and 32
-    /// more for the decoding of its weights. The widest is for prompts that it cuts into four parts: of fewer
-    /// workgroups, too many compute units have none in the last round.
-    pub fn for_tokens(&self, n_tokens: usize) -> MatrixTile {
+    /// The tile for a product: the least work, counting for each workgroup the rows and tokens that it makes room for and
+    /// 32 tokens more for the decoding of its weights. Too few workgroups to keep the device busy take as long as if they
+    /// were enough. The widest is for prompts that it cuts into four parts: of fewer workgroups, too many compute units
+    /// have none in the last round.
+    pub fn for_extent(&self, Extent { n_rows, n_tokens }: Extent) -> MatrixTile {
         let [.., widest] = self.tiles;
         let n_usable = self.tiles.len() - usize::from(n_tokens < 4 * widest.block_tokens as usize);
         let work = |tile: &&MatrixTile| {
-            let width = tile.block_tokens as usize;
-            (n_tokens.div_ceil(width) * (width + 32), std::cmp::Reverse(width))
+            let (height, width) = (tile.block_rows as usize, tile.block_tokens as usize);
+            let n_groups = n_rows.div_ceil(height) * n_tokens.div_ceil(width);
+            (n_groups.max(self.busy_groups) * height * (width + 32), std::cmp::Reverse(width))
         };
         *self.tiles[..n_usable].iter().min_by_key(work).expect("there are tiles")
     }
@@ -176,8 +192,10 @@ impl MatrixTiles {
         let best = |all: [MatrixTile; 3]| all.into_iter().find(|t| t.fits(info));
         let [a, b, c, d, e] = choices.map(best);
         let tiles = [a?, b?, c?, d?, e?];
+        // One for each of the 40 compute units of gfx1151. Software has a few threads, which any product keeps busy.
+        let busy_groups = if info.is_cpu() { 1 } else { 40 };
         // Up to 16 tokens integers read each weight once and are bound by the bus.
-        Some(MatrixTiles { from: if info.fast_dot { 17 } else { 9 }, experts_from: 8, tiles })
+        Some(MatrixTiles { from: if info.fast_dot { 17 } else { 9 }, experts_from: 8, busy_groups, tiles })
     }
 }
 
@@ -373,6 +391,41 @@ impl Tuning {
             experts: MatmulTile { thread_rows: 8, ..general.experts },
             half_rows: 64,
             ..general
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn narrower_tiles_are_chosen_where_wide_ones_would_leave_the_device_idle() {
+        let shape = MatrixShape { m: 16, n: 16, k: 16 };
+        let tiles = [(16, 32, 16), (32, 32, 32), (64, 32, 32), (128, 64, 32), (256, 64, 64)].map(
+            |(block_tokens, wave_rows, wave_tokens)| MatrixTile {
+                shape,
+                block_rows: 128,
+                block_tokens,
+                wave_rows,
+                wave_tokens,
+                tile_k: 32,
+                buffers: 2,
+                subgroup: 32,
+            },
+        );
+        let tiles = MatrixTiles { from: 17, experts_from: 8, busy_groups: 40, tiles };
+        let width = |n_rows, n_tokens| tiles.for_extent(Extent { n_rows, n_tokens }).block_tokens;
+        // Rows enough: the tokens decide.
+        assert_eq!([17, 32, 64, 128, 512, 1023, 1024].map(|n| width(1 << 20, n)), [32, 32, 64, 128, 128, 128, 256]);
+        // 512 rows are 4 blocks: 16 workgroups of 128 tokens, 32 of 64.
+        assert_eq!([width(512, 512), width(4096, 512)], [64, 128]);
+        // Whatever the shape, a narrower tile never leaves more of the device idle than the wider one it stands for.
+        for n_rows in [1, 128, 512, 896, 2880, 4096, 201_088] {
+            for n_tokens in (17..2048).step_by(13) {
+                let [chosen, many] = [n_rows, 1 << 20].map(|rows| width(rows, n_tokens));
+                assert!(chosen <= many, "{n_rows} rows, {n_tokens} tokens: {chosen}, {many}");
+            }
         }
     }
 }

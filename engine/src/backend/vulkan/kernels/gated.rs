@@ -12,7 +12,7 @@ use super::route::Routing;
 use super::swiglu::activation_code;
 use super::{Rows, push_constants};
 use crate::backend::vulkan::commands::{ReadAddress, WriteAddress};
-use crate::backend::vulkan::{Cost, Gpu, Tuning, Variant, VulkanError, Weight};
+use crate::backend::vulkan::{Cost, Extent, Gpu, Tuning, Variant, VulkanError, Weight};
 use crate::model::Activation;
 
 push_constants! {
@@ -61,6 +61,11 @@ pub struct Gated<'a> {
     pub routing: Option<&'a Routing<'a>>,
 }
 
+/// Both matrices have `n_rows`.
+pub fn extent(n_rows: usize, n_tokens: usize) -> Extent {
+    Extent { n_rows: 2 * n_rows, n_tokens }
+}
+
 /// Every variant that passes with these methods use.
 pub fn variants(
     tuning: &Tuning,
@@ -106,7 +111,7 @@ fn variant(
 pub fn record(gpu: &mut Gpu, gated: &Gated<'_>) -> Result<(), VulkanError> {
     let method = match gated.routing {
         Some(routing) => routing.method,
-        None => Method::of(&gpu.tuning, gated.gate.ty, gated.x.n_rows),
+        None => Method::of(&gpu.tuning, gated.gate.ty, extent(gated.dst.width, gated.x.n_rows)),
     };
     record_with(gpu, gated, method)
 }

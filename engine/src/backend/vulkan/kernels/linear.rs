@@ -11,7 +11,7 @@ use super::quantize::QuantizedRows;
 use super::route::Routing;
 use super::{Rows, flat_grid, push_constants};
 use crate::backend::vulkan::commands::{Op, ReadAddress, WriteAddress};
-use crate::backend::vulkan::{Cost, Gpu, MatmulTile, MatrixTile, Tuning, Variant, VulkanError, Weight};
+use crate::backend::vulkan::{Cost, Extent, Gpu, MatmulTile, MatrixTile, Tuning, Variant, VulkanError, Weight};
 
 const ACCUMULATE: u32 = 1;
 /// Flag of [`super::gated`] too.
@@ -70,6 +70,9 @@ impl<'a> Product<'a> {
     }
 }
 
+/// More rows than keep any device busy.
+pub const MANY: usize = 1 << 24;
+
 /// Which kernel computes a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
@@ -92,14 +95,19 @@ pub enum Method {
 
 impl Method {
     /// For all of a batch with one matrix of type `ty`. F32 matrices (routers among them) are never rounded to f16.
-    pub fn of(tuning: &Tuning, ty: WeightType, n_tokens: usize) -> Method {
+    pub fn of(tuning: &Tuning, ty: WeightType, extent: Extent) -> Method {
         match tuning.matrix {
-            Some(matrix) if ty != WeightType::F32 && n_tokens >= matrix.from => {
-                Method::Matrix { tile: matrix.for_tokens(n_tokens) }
+            Some(matrix) if ty != WeightType::F32 && extent.n_tokens >= matrix.from => {
+                Method::Matrix { tile: matrix.for_extent(extent) }
             }
-            _ if n_tokens < tuning.matmul_from => Method::matvec(tuning, n_tokens),
+            _ if extent.n_tokens < tuning.matmul_from => Method::matvec(tuning, extent.n_tokens),
             _ => Method::Matmul { tile: tuning.matmul },
         }
+    }
+
+    /// Whether so few tokens take the matrix–vector kernel, whatever the number of rows.
+    pub fn is_matvec(tuning: &Tuning, ty: WeightType, n_tokens: usize) -> bool {
+        matches!(Method::of(tuning, ty, Extent { n_rows: 1, n_tokens }), Method::Matvec { .. })
     }
 
     /// For a batch whose tokens choose `n_used` of `n_expert` matrices each. No expert has more than `n_tokens`
@@ -108,7 +116,10 @@ impl Method {
         let n_pairs = n_tokens * n_used;
         match tuning.matrix {
             Some(matrix) if n_tokens > 8 && n_pairs >= matrix.experts_from * n_expert => {
-                Method::Matrix { tile: matrix.for_tokens(n_pairs.div_ceil(n_expert)) }
+                // Of so many experts there are enough workgroups.
+                Method::Matrix {
+                    tile: matrix.for_extent(Extent { n_rows: MANY, n_tokens: n_pairs.div_ceil(n_expert) }),
+                }
             }
             _ if n_pairs < tuning.experts_matmul_from * n_expert => Method::matvec(tuning, n_tokens),
             _ => Method::Matmul { tile: tuning.experts },
@@ -187,13 +198,13 @@ pub fn record(gpu: &mut Gpu, product: &Product<'_>) -> Result<(), VulkanError> {
 pub fn record_all(gpu: &mut Gpu, products: &[Product<'_>]) -> Result<(), VulkanError> {
     record_all_with(gpu, products, |tuning, product| match product.routing {
         Some(routing) => routing.method,
-        None => Method::of(tuning, product.weight.ty, product.x.n_rows),
+        None => Method::of(tuning, product.weight.ty, Extent { n_rows: product.dst.width, n_tokens: product.x.n_rows }),
     })
 }
 
-/// Every variant that passes of 1 to `n_batch` tokens use for weights of type `ty`.
-pub fn variants(tuning: &Tuning, ty: WeightType, n_batch: usize) -> Vec<Variant> {
-    let methods = Method::all(n_batch, |n| Method::of(tuning, ty, n));
+/// Every variant that passes of 1 to `n_batch` tokens use for weights of type `ty` with so many rows.
+pub fn variants(tuning: &Tuning, ty: WeightType, n_rows: usize, n_batch: usize) -> Vec<Variant> {
+    let methods = Method::all(n_batch, |n_tokens| Method::of(tuning, ty, Extent { n_rows, n_tokens }));
     with_dot(tuning, ty, &methods).map(|(m, dot)| variant(tuning, ty, m, Grouped::No, dot)).collect()
 }
 
@@ -400,18 +411,19 @@ mod tests {
         let tuning = Tuning::for_tests();
         for n_batch in [1, 2, 3, 5, 8, 9, 33, 512] {
             let exact = Tuning { dot_from: [usize::MAX; 2], ..tuning };
-            let prepared = variants(&exact, WeightType::Q4_K, n_batch);
+            let prepared = variants(&exact, WeightType::Q4_K, MANY, n_batch);
             let mut used = Vec::new();
-            for n in 1..=n_batch {
-                let method = Method::of(&tuning, WeightType::Q4_K, n);
+            for n_tokens in 1..=n_batch {
+                let method = Method::of(&tuning, WeightType::Q4_K, Extent { n_rows: MANY, n_tokens });
                 let variant = variant(&tuning, WeightType::Q4_K, method, Grouped::No, false);
                 if !used.contains(&variant) {
                     used.push(variant);
                 }
             }
             assert_eq!(prepared, used, "batches of up to {n_batch}");
-            assert_eq!(variants(&tuning, WeightType::F16, n_batch).len(), used.len(), "f16 has no other");
-            let kernels: Vec<Kernel> = variants(&tuning, WeightType::Q4_K, n_batch).iter().map(|v| v.kernel).collect();
+            assert_eq!(variants(&tuning, WeightType::F16, MANY, n_batch).len(), used.len(), "f16 has no other");
+            let kernels: Vec<Kernel> =
+                variants(&tuning, WeightType::Q4_K, MANY, n_batch).iter().map(|v| v.kernel).collect();
             // One token with f32 where that saves a launch, all others in integers.
             let matvecs = used.iter().filter(|v| matches!(v.kernel, Kernel::Matvec(_))).count();
             assert_eq!(kernels.iter().filter(|k| matches!(k, Kernel::DotMatvec(_))).count(), matvecs);
