@@ -343,7 +343,6 @@ mod tests {
     const STORE: &[u8] = &[0x41, 0x80, 0x80, 0xc0, 0x01, 0x41, 7, 0x36, 2, 0];
     const COPY: &[u8] = &[0x41, 0, 0x41, 0x80, 0x80, 0xc0, 0x00, 0x41, 0x80, 0x80, 0xc0, 0x00, 0xfc, 0x0a, 0, 0];
     const SHORT_COPY: &[u8] = &[0x41, 0, 0x41, 32, 0x41, 16, 0xfc, 0x0a, 0, 0];
-    const STORED_AT: usize = 3 << 20;
 
     struct Endless {
         store: Store<()>,
@@ -366,14 +365,11 @@ mod tests {
             Endless { store, memory, run, brake }
         }
 
-        /// Runs it with deadlines so many milliseconds away.
-        fn run(&mut self, soft_ms: Option<u64>, hard_ms: u64) -> wasmtime::Result<()> {
-            let (now, ms) = (Instant::now(), Duration::from_millis);
-            let soft = soft_ms.map(|soft_ms| now + ms(soft_ms));
-            self.brake.set(Deadlines { hard: now + ms(hard_ms), soft, repeat: ms(3) });
+        /// Runs it with what `begin` does first, in the call.
+        fn run<T>(&mut self, begin: impl FnOnce(&Arc<Brake>) -> T) -> wasmtime::Result<()> {
             let n_bytes = self.memory.data_size(&self.store);
             let (result, was_stopped) = self.brake.during(n_bytes, || {
-                let _alarm = Alarm::set(&self.brake);
+                let _kept = begin(&self.brake);
                 self.run.call(&mut self.store, ())
             });
             assert!(was_stopped);
@@ -387,12 +383,14 @@ mod tests {
         for body in [STORE.to_vec(), [&long_copies, STORE].concat(), [&SHORT_COPY.repeat(2), STORE].concat()] {
             let mut endless = Endless::new(&body);
             for hard_ms in [5, 0, 20] {
+                let hard = Instant::now() + Duration::from_millis(hard_ms);
+                endless.brake.set(Deadlines { hard, soft: None, repeat: Duration::ZERO });
                 // It ends: else this test would not.
-                let error = endless.run(None, hard_ms).unwrap_err();
+                let error = endless.run(Alarm::set).unwrap_err();
                 assert_eq!(error.downcast_ref::<Trap>(), Some(&Trap::MemoryOutOfBounds));
                 let data = endless.memory.data_mut(&mut endless.store);
-                assert_eq!(data[STORED_AT], 7);
-                data[..STORED_AT].fill(1);
+                data.fill(hard_ms as u8);
+                assert!(data.iter().all(|byte| *byte == hard_ms as u8));
                 assert!(!endless.brake.raised_timeout());
             }
         }
@@ -401,13 +399,27 @@ mod tests {
     #[test]
     fn the_interpreter_is_told_before_the_call_is_ended() {
         let mut endless = Endless::new(STORE);
-        assert!(endless.run(Some(2), 40).is_err());
-        let data = endless.memory.data(&endless.store);
+        let (soft, repeat) = (Instant::now() + Duration::from_secs(100), Duration::from_secs(30));
+        let hard = soft + Duration::from_secs(50);
+        endless.brake.set(Deadlines { hard, soft: Some(soft), repeat });
+        let rings = |brake: &Arc<Brake>| {
+            assert_eq!(brake.ring(soft - repeat), soft);
+            assert!(!brake.raised_timeout());
+            assert_eq!(brake.ring(soft), soft + repeat);
+            assert!(brake.raised_timeout());
+            assert_eq!(brake.ring(soft + repeat), hard);
+            assert!(brake.ring(hard) > hard);
+        };
+        assert!(endless.run(rings).is_err());
+        let data = endless.memory.data_mut(&mut endless.store);
         assert_eq!(data[100..102], [1, Kind::Time as u8]);
         assert!(endless.brake.is_time_pending(data));
-        endless.memory.data_mut(&mut endless.store)[100..102].fill(0);
-        assert!(endless.run(None, 5).is_err());
+        // Nothing of it is left for the next call.
+        data[100..102].fill(0);
+        endless.brake.set(Deadlines { hard, soft: None, repeat });
+        assert!(endless.run(|brake| brake.ring(hard)).is_err());
         assert_eq!(endless.memory.data(&endless.store)[100..102], [0, 0]);
+        assert!(!endless.brake.raised_timeout());
     }
 
     #[test]

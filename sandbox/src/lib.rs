@@ -6,6 +6,9 @@
 //! real clock or entropy. The interpreter itself is `sandbox/guest`, a separate workspace whose compiled module is kept
 //! beside this crate. Surprising fact: a session is not "started"; it is a copy-on-write copy of the memory of an
 //! interpreter that has already imported sympy.
+//!
+//! A program that uses wasmtime for other things loads a [`Python`] before it makes an engine of its own: this crate's
+//! handler of faults has to be there before wasmtime's.
 
 mod alarm;
 mod brake;
