@@ -135,6 +135,8 @@ struct Calls {
     /// By the moment at which something is due; the number tells calls apart.
     brakes: BTreeMap<(Instant, u64), Arc<Brake>>,
     n_set: u64,
+    /// When the clock looks again by itself; mostly for a call that has ended since, so that a new one need not wake it.
+    looks_at: Option<Instant>,
 }
 
 impl Alarm {
@@ -145,10 +147,10 @@ impl Alarm {
         calls.n_set += 1;
         let number = calls.n_set;
         let key = (brake.next(), number);
-        let is_earliest = calls.brakes.first_key_value().is_none_or(|(earliest, _)| key < *earliest);
+        let is_earlier = calls.looks_at.is_none_or(|at| key.0 < at);
         calls.brakes.insert(key, Arc::clone(brake));
         drop(calls);
-        if is_earliest {
+        if is_earlier {
             clock.has_earlier.notify_one();
         }
         Alarm { number }
@@ -174,8 +176,8 @@ impl Clock {
                 let ((_, number), brake) = first.remove_entry();
                 calls.brakes.insert((brake.ring(now), number), brake);
             }
-            let wait = calls.brakes.first_key_value().map(|((due, _), _)| *due - now);
-            calls = match wait {
+            calls.looks_at = calls.brakes.first_key_value().map(|((due, _), _)| *due);
+            calls = match calls.looks_at.map(|due| due - now) {
                 Some(wait) => self.has_earlier.wait_timeout(calls, wait).unwrap_or_else(PoisonError::into_inner).0,
                 None => self.has_earlier.wait(calls).unwrap_or_else(PoisonError::into_inner),
             };

@@ -229,6 +229,9 @@ pub(crate) fn config(level: OptLevel) -> Config {
         .memory_init_cow(true)
         .memory_guaranteed_dense_image_size(MAX_IMAGE_BYTES)
         .memory_may_move(false)
+        // The interpreter's tables lie more than the default guard above address 0: with that, each access to one would
+        // be checked by code. Address space is all that this costs.
+        .memory_guard_size(2 << 30)
         .generate_address_map(false)
         .native_unwind_info(false)
         .wasm_backtrace_max_frames(None)

@@ -163,16 +163,23 @@ fn python_packages(guest: &Path, cache: &Path) -> Result<PathBuf> {
     Ok(directory)
 }
 
-/// Copies the crates that `patches/<crate>-<version>.patch` change to `target/patched/<crate>`, where the guest's
-/// manifest expects them, and applies the patches. A copy that already carries its patch is kept.
+/// Copies the crates that the patches in `patches/<crate>-<version>/` change to `target/patched/<crate>`, where the
+/// guest's manifest expects them, and applies the patches, in the order of their names. A copy that already carries them
+/// is kept.
 fn patch_crates(guest: &Path) -> Result<PathBuf> {
     let patched = guest.join("target").join("patched");
     for entry in fs::read_dir(guest.join("patches")).context("cannot list sandbox/guest/patches")? {
-        let patch = entry?.path();
-        let stem = patch.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let directory = entry?.path();
+        let stem = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let (name, version) = stem.rsplit_once('-').with_context(|| format!("{stem}: not <crate>-<version>"))?;
-        let text = fs::read(&patch).with_context(|| format!("cannot read {}", patch.display()))?;
-        let (copy, digest) = (patched.join(name), format!("{:x}", Sha256::digest(text)));
+        let mut patches = Vec::new();
+        collect(&directory, &mut patches)?;
+        patches.sort();
+        let mut digest = Sha256::new();
+        for patch in &patches {
+            digest.update(fs::read(patch).with_context(|| format!("cannot read {}", patch.display()))?);
+        }
+        let (copy, digest) = (patched.join(name), format!("{:x}", digest.finalize()));
         let stamp = copy.join("applied.sha256");
         if fs::read_to_string(&stamp).is_ok_and(|applied| applied == digest) {
             continue;
@@ -183,7 +190,7 @@ fn patch_crates(guest: &Path) -> Result<PathBuf> {
         copy_tree(&crate_source(&patched.join("probe"), name, version)?, &copy)?;
         // Outside a repository, as git sees it: inside one it would skip files that are ignored there.
         let mut git = Command::new("git");
-        git.current_dir(&copy).env("GIT_CEILING_DIRECTORIES", &patched).arg("apply").arg(&patch);
+        git.current_dir(&copy).env("GIT_CEILING_DIRECTORIES", &patched).arg("apply").args(&patches);
         shell::run(&mut git)?;
         fs::write(&stamp, digest).with_context(|| format!("cannot write {}", stamp.display()))?;
     }

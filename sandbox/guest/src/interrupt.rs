@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 /// What the host wants raised; 0 for nothing.
 static KIND: AtomicU8 = AtomicU8::new(0);
 
-/// Kinds, shared with the host (`sandbox/src/session.rs`).
+/// Kinds, shared with the host (`sandbox/src/brake.rs`).
 const TIME: u8 = 1;
 const MEMORY: u8 = 2;
 

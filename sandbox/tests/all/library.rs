@@ -293,6 +293,18 @@ fn a_call_binds_its_arguments_as_cpython_does() {
 }
 
 #[test]
+fn functions_and_imports_are_cpythons() {
+    let shown = output(&mut session(), include_str!("../data/functions.py"));
+    assert_eq!(shown, include_str!("../data/functions.txt"));
+}
+
+#[test]
+fn integers_are_taken_and_made_as_in_cpython() {
+    let shown = output(&mut session(), include_str!("../data/integers.py"));
+    assert_eq!(shown, include_str!("../data/integers.txt"));
+}
+
+#[test]
 fn a_shuffle_draws_what_cpython_draws() {
     check(
         "import random\nclass Bits(random.Random):\n    def getrandbits(self, k): return 0\n\
