@@ -20,6 +20,10 @@ use crate::trace::label;
 /// [`SPLIT_POSITIONS`]: the shipped table's sizes for GPUs. A split costs one more dispatch.
 const SPLIT_GROUPS: usize = 160;
 const SPLIT_POSITIONS: usize = 256;
+/// The same of attention in tiles of [`PROMPT_ROWS`] query rows, which sequences with [`PROMPT_FROM`] of them have.
+const PROMPT_SPLIT_GROUPS: usize = 60;
+const PROMPT_ROWS: usize = 128;
+const PROMPT_FROM: usize = 64;
 
 /// A pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -363,10 +367,16 @@ impl Backend for Ledger<'_> {
         let layer = self.config.layers[self.layer];
         let (seen, read) = self.positions();
         let head_dim = self.config.head_dim as f64;
-        // Workgroups of up to eight heads.
-        let n_groups = self.n_tokens() * layer.n_head / (layer.n_head / layer.n_head_kv).min(8);
-        let longest = (self.pass.depth + self.pass.n_tokens).min(layer.window.unwrap_or(usize::MAX));
-        let is_split = n_groups < SPLIT_GROUPS && longest > SPLIT_POSITIONS;
+        let (group, window) = (layer.n_head / layer.n_head_kv, layer.window.unwrap_or(usize::MAX));
+        let n_rows = self.pass.n_tokens * group;
+        let longest = (self.pass.depth + self.pass.n_tokens).min(window);
+        let is_split = if self.pass.n_tokens > 1 && n_rows >= PROMPT_FROM {
+            let n_groups = self.pass.n_seq * n_rows.div_ceil(PROMPT_ROWS) * layer.n_head_kv;
+            n_groups < PROMPT_SPLIT_GROUPS && longest > SPLIT_POSITIONS
+        } else {
+            // Workgroups of up to eight heads.
+            self.n_tokens() * layer.n_head / group.min(8) < SPLIT_GROUPS && longest > SPLIT_POSITIONS
+        };
         let cost = OpCost {
             n_dispatches: 1 + usize::from(is_split),
             weight_bytes: sinks.map_or(0.0, |s| s.bytes),

@@ -3,19 +3,18 @@
 
 mod vulkan_support;
 
-use engine::backend::vulkan::kernels::attention::View;
 use engine::backend::vulkan::kernels::kv_store::{CacheShape, LayerCache, Places};
 use engine::backend::vulkan::kernels::linear::{self, Method, Product};
 use engine::backend::vulkan::kernels::place_heads::Projections;
 use engine::backend::vulkan::kernels::rope::Rotation;
-use engine::backend::vulkan::kernels::{
-    attention, embed, gather, kv_store, place_heads, quantize, rms_norm, rope, swiglu,
-};
-use engine::backend::vulkan::{Cost, DeviceOptions, Gpu, MatmulTile, MemoryUse, Region, Tuning, VulkanError};
+use engine::backend::vulkan::kernels::{embed, gather, kv_store, place_heads, quantize, rms_norm, rope, swiglu};
+use engine::backend::vulkan::{Cost, DeviceOptions, Gpu, MatmulTile, MemoryUse, PromptTile, Tuning, VulkanError};
 use engine::gguf::GgmlType;
-use engine::kv::{BLOCK, KvOptions, KvType, PAGE};
+use engine::kv::{BLOCK, KvType};
 use engine::model::{Activation, RopeLayout};
 use half::f16;
+use vulkan_support::attention::{AttentionCase, prompt_cases};
+use vulkan_support::cache::{Cache, F16, MIXED, N_PAGES, Q8_0, TABLES, cache_row, decoded};
 use vulkan_support::products::Arithmetic::{Integer, Single};
 use vulkan_support::products::check_product;
 use vulkan_support::{
@@ -343,83 +342,6 @@ fn rope_rotates_pairs_of_both_layouts() {
     }
 }
 
-const F16: KvOptions = KvOptions { k: KvType::F16, v: KvType::F16 };
-const Q8_0: KvOptions = KvOptions { k: KvType::Q8_0, v: KvType::Q8_0 };
-const MIXED: KvOptions = KvOptions { k: KvType::Q8_0, v: KvType::F16 };
-
-/// A cache with random keys and values in every place, and the same as f64, `[page, head, row, head_dim]`.
-struct Cache {
-    layer: LayerCache,
-    k: Vec<f64>,
-    v: Vec<f64>,
-}
-
-impl Cache {
-    fn random(gpu: &mut Gpu, random: &mut Random, shape: CacheShape) -> Cache {
-        let mut half = |ty: KvType, what: &str| {
-            let n_bytes = shape.bytes(ty) as usize;
-            let mut region = gpu.allocate(MemoryUse::Device, n_bytes as u64, what).expect("memory");
-            let halves = |values: Vec<f32>| -> Vec<u8> {
-                values.into_iter().flat_map(|v| f16::from_f32(v).to_le_bytes()).collect()
-            };
-            let bytes = match ty {
-                KvType::F16 => halves(random.values(n_bytes / 2)),
-                KvType::Q8_0 => {
-                    let rows = PAGE * shape.head_dim;
-                    let part = |_| {
-                        let codes: Vec<u8> = (0..rows).map(|_| random.bits() as u8).collect();
-                        [codes, halves(random.values(rows / BLOCK).into_iter().map(|v| v / 127.0).collect())].concat()
-                    };
-                    (0..shape.n_pages * shape.n_head_kv).flat_map(part).collect()
-                }
-            };
-            region.write()[..n_bytes].copy_from_slice(&bytes);
-            (region, decoded(shape, ty, &region))
-        };
-        let ((k_region, k), (v_region, v)) = (half(shape.types.k, "keys"), half(shape.types.v, "values"));
-        Cache { layer: LayerCache { k: k_region, v: v_region }, k, v }
-    }
-}
-
-/// What stands in keys or values of type `ty`.
-fn decoded(shape: CacheShape, ty: KvType, region: &Region) -> Vec<f64> {
-    let bytes = &region.read()[..shape.bytes(ty) as usize];
-    let half = |b: &[u8]| f64::from(f16::from_le_bytes([b[0], b[1]]));
-    match ty {
-        KvType::F16 => bytes.chunks_exact(2).map(half).collect(),
-        KvType::Q8_0 => {
-            let rows = PAGE * shape.head_dim;
-            let part = |part: &[u8]| -> Vec<f64> {
-                let (codes, scales) = part.split_at(rows);
-                let value = |(i, code): (usize, &u8)| (f64::from(*code) - 128.0) * half(&scales[i / BLOCK * 2..]);
-                codes.iter().enumerate().map(value).collect()
-            };
-            bytes.chunks_exact(rows + rows / BLOCK * 2).flat_map(part).collect()
-        }
-    }
-}
-
-/// Pages of a sequence of 224 positions, and of three.
-const SEQ_PAGES: usize = 224 / PAGE;
-const N_PAGES: usize = 3 * SEQ_PAGES;
-
-/// Pages of three sequences, in no order.
-const TABLES: [[u32; SEQ_PAGES]; 3] = {
-    let (mut tables, mut i) = ([[0; SEQ_PAGES]; 3], 0);
-    while i < N_PAGES {
-        // 37 shares no factor with 3 · 7 · 2ⁿ.
-        tables[i / SEQ_PAGES][i % SEQ_PAGES] = ((37 * i + 5) % N_PAGES) as u32;
-        i += 1;
-    }
-    tables
-};
-
-/// Row of the cache that holds a position of a sequence, for key/value head `h`.
-fn cache_row(shape: CacheShape, seq: u32, pos: usize, h: usize) -> usize {
-    let page = TABLES[seq as usize][pos / PAGE] as usize;
-    (page * shape.n_head_kv + h) * PAGE + pos % PAGE
-}
-
 #[test]
 fn kv_store_rounds_to_the_nearest_half_and_touches_nothing_else() {
     let (mut gpu, mut random) = (gpu(), Random(10));
@@ -512,6 +434,7 @@ fn kv_store_keeps_blocks_to_half_a_code_and_touches_nothing_else() {
 #[test]
 fn attention_over_contexts_that_cross_workgroups() {
     let (mut gpu, mut random) = (gpu(), Random(11));
+    let single = Tuning { prompt_from: usize::MAX, ..*gpu.tuning() };
     // (query heads, key/value heads, head size), (slot, position) of the tokens
     // and how far each sees, and whether the heads have sinks.
     type Case<'a> = ([usize; 3], &'a [(u32, u32)], Option<usize>, bool);
@@ -529,52 +452,36 @@ fn attention_over_contexts_that_cross_workgroups() {
     ];
     let in_f16 = cases.into_iter().map(|case| (case, F16));
     let in_blocks = [(cases[1], Q8_0), (cases[2], Q8_0), (cases[7], MIXED), (cases[9], Q8_0)];
-    for (([n_head, n_head_kv, head_dim], places, window, has_sinks), types) in in_f16.chain(in_blocks) {
-        let what =
-            format!("attention {n_head}/{n_head_kv} × {head_dim} at {places:?}, {window:?}, {has_sinks}, {types}");
-        let shape = CacheShape { n_pages: N_PAGES, n_head_kv, head_dim, types };
-        let cache = Cache::random(&mut gpu, &mut random, shape);
-        let (n, width) = (places.len(), n_head * head_dim);
-        // Scores that differ by much more than exp's range of one workgroup.
-        let values: Vec<f32> = random.values(n * width).into_iter().map(|v| v * 8.0).collect();
-        let q = Matrix::new(&mut gpu, n, width, &values);
-        let sink_values: Vec<f32> = random.values(n_head).into_iter().map(|v| v * 20.0).collect();
-        let sinks = TestWeight::vector(&sink_values).upload(&mut gpu, "sinks");
-        let seqs = indices(&mut gpu, &places.iter().map(|p| p.0).collect::<Vec<u32>>());
-        let positions = indices(&mut gpu, &places.iter().map(|p| p.1).collect::<Vec<u32>>());
-        let tables = indices(&mut gpu, &TABLES.concat());
-        let pages_per_seq = TABLES[0].len();
-        let at = Places { tables: &tables, pages_per_seq, seqs: &seqs, positions: &positions };
-        let mut want = Vec::new();
-        for (t, &(seq, pos)) in places.iter().enumerate() {
-            for h in 0..n_head {
-                let query = &values[t * width + h * head_dim..][..head_dim];
-                let row = |all: &[f64], p: usize| {
-                    all[cache_row(shape, seq, p, h / (n_head / n_head_kv)) * head_dim..][..head_dim].to_vec()
-                };
-                let first = window.map_or(0, |w| (pos as usize + 1).saturating_sub(w));
-                let scores: Vec<f64> = (first..=pos as usize)
-                    .map(|p| row(&cache.k, p).iter().zip(query).map(|(k, &q)| k * f64::from(q)).sum::<f64>())
-                    .map(|s| s / (head_dim as f64).sqrt())
-                    .collect();
-                let sink = if has_sinks { f64::from(sink_values[h]) } else { f64::NEG_INFINITY };
-                let max = scores.iter().copied().fold(sink, f64::max);
-                let exps: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
-                let total: f64 = exps.iter().sum::<f64>() + (sink - max).exp();
-                let mut out = vec![0.0; head_dim];
-                for (p, e) in (first..).zip(&exps) {
-                    out.iter_mut().zip(row(&cache.v, p)).for_each(|(o, v)| *o += e / total * v);
-                }
-                want.extend(out);
-            }
-        }
+    for ((heads, places, window, has_sinks), types) in in_f16.chain(in_blocks) {
+        let case = AttentionCase { heads, places: places.to_vec(), window, has_sinks, types };
         for n_splits in [1, 3] {
-            let bytes = (n * n_head * n_splits * (4 + head_dim) * 4) as u64;
-            let partials = &gpu.allocate(MemoryUse::Device, bytes, "partial results").expect("memory");
-            let dst = Matrix::untouched(&mut gpu, n, width);
-            let view = View { window, sinks: has_sinks.then_some(&sinks), n_positions: 1, n_splits, partials };
-            run(&mut gpu, &what, |g| attention::record(g, q.rows(), &at, shape, &cache.layer, dst.rows(), &view));
-            assert_close(&format!("{what}, {n_splits} splits"), &dst.read(), &want, |_| 2e-5);
+            gpu.set_tuning(case.in_splits(single, n_splits));
+            case.check(&mut gpu, &mut random, 2e-5);
+        }
+    }
+}
+
+#[test]
+fn attention_of_prompts_in_tiles() {
+    let (mut gpu, mut random) = (gpu(), Random(12));
+    let tuning = Tuning { prompt_from: 4, ..*gpu.tuning() };
+    for case in prompt_cases() {
+        for n_splits in [1, 3] {
+            gpu.set_tuning(case.in_splits(tuning, n_splits));
+            case.check(&mut gpu, &mut random, 2e-5);
+        }
+    }
+}
+
+#[test]
+fn every_tile_of_prompts_gives_the_same() {
+    let (mut gpu, mut random) = (gpu(), Random(17));
+    for (workgroup, rows, block, thread_rows) in [(128, 32, 32, 4), (32, 16, 16, 4), (16, 8, 8, 4), (64, 64, 16, 8)] {
+        let prompt = PromptTile { workgroup, rows, block, thread_rows };
+        gpu.set_tuning(Tuning { prompt_from: 4, prompt, ..*gpu.tuning() });
+        for case in &prompt_cases()[..2] {
+            assert!(prompt.for_head(case.heads[2], 32 << 10).is_some(), "{prompt:?}");
+            case.check(&mut gpu, &mut random, 2e-5);
         }
     }
 }

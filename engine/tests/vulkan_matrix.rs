@@ -14,12 +14,15 @@ use std::io::Write as _;
 use engine::backend::vulkan::kernels::gated::{self, Gated};
 use engine::backend::vulkan::kernels::half_rows;
 use engine::backend::vulkan::kernels::linear::{self, Method, Product};
-use engine::backend::vulkan::{DeviceInfo, DeviceOptions, Gpu, MatrixTile, MatrixTiles, devices};
+use engine::backend::vulkan::{
+    DeviceInfo, DeviceOptions, Gpu, MatrixPromptTile, MatrixTile, MatrixTiles, Tuning, devices,
+};
 use engine::gguf::GgmlType;
 use engine::model::{Activation, MoeConfig};
 use engine::{BackendChoice, Engine, EngineOptions};
 use half::f16;
 use support::{TinyExperts, TinyModel, TinySpec, cosine, tokens};
+use vulkan_support::attention::prompt_cases;
 use vulkan_support::experts::{Layer, config};
 use vulkan_support::products::{Arithmetic, check_product, check_product_of};
 use vulkan_support::{Matrix, Random, TestWeight, activate, assert_close, run};
@@ -305,6 +308,57 @@ fn experts_with_biases_odd_shapes_and_no_tokens() {
     }
 }
 
+/// Queries of random numbers up to 8 against keys up to 1: what f16 factors may do to a score, and the weights with it.
+const ATTENTION_TOLERANCE: f64 = 1e-2;
+
+/// Uses the matrix units for the attention of prompts, in this tile.
+fn use_prompt_tile(gpu: &mut Gpu, tile: MatrixPromptTile) {
+    let tuning = Tuning { prompt_from: 4, prompt_matrix: Some(tile), prompt_on_matrix: true, ..*gpu.tuning() };
+    gpu.set_tuning(tuning);
+}
+
+#[test]
+fn attention_of_prompts() {
+    let Some(mut gpu) = open() else { return };
+    let mut random = Random(51);
+    let tile = MatrixPromptTile::of(gpu.info()).expect("a device with matrix units has tiles");
+    use_prompt_tile(&mut gpu, tile);
+    let tuning = *gpu.tuning();
+    // Wider heads have no tile there.
+    for case in prompt_cases().into_iter().filter(|case| case.heads[2] <= 128) {
+        for n_splits in [1, 3] {
+            gpu.set_tuning(case.in_splits(tuning, n_splits));
+            case.check(&mut gpu, &mut random, ATTENTION_TOLERANCE);
+        }
+    }
+}
+
+#[test]
+fn every_tile_of_prompts_gives_the_same() {
+    let Some(mut gpu) = open() else { return };
+    let mut random = Random(52);
+    let tile = MatrixPromptTile::of(gpu.info()).expect("a device with matrix units has tiles");
+    for tile in [MatrixPromptTile { block: 2 * tile.block, ..tile }, MatrixPromptTile { rows: tile.rows / 2, ..tile }] {
+        assert!(tile.is_sound(), "{tile:?}");
+        use_prompt_tile(&mut gpu, tile);
+        for case in &prompt_cases()[..2] {
+            case.check(&mut gpu, &mut random, ATTENTION_TOLERANCE);
+        }
+    }
+}
+
+#[test]
+fn queries_beyond_the_range_of_f16_are_scaled() {
+    let Some(mut gpu) = open() else { return };
+    let mut random = Random(53);
+    let tile = MatrixPromptTile::of(gpu.info()).expect("a device with matrix units has tiles");
+    use_prompt_tile(&mut gpu, tile);
+    let case = &prompt_cases()[0];
+    for scale in [1e6, 1e30, 1e-6, 1e-30] {
+        case.check_scaled(&mut gpu, &mut random, scale, ATTENTION_TOLERANCE);
+    }
+}
+
 /// f16 factors against f64 over whole models.
 const LEAST_COSINE: f64 = 0.9999;
 
@@ -325,6 +379,7 @@ fn use_matrix_units(engine: &mut Engine) {
     let vulkan = engine.vulkan().expect("Vulkan");
     let mut tuning = *vulkan.tuning();
     tuning.matrix = tuning.matrix.map(|tiles| MatrixTiles { from: 9, experts_from: 8, ..tiles });
+    (tuning.prompt_on_matrix, tuning.prompt_from) = (true, 16);
     vulkan.retune(tuning);
 }
 

@@ -12,7 +12,8 @@
 // Bound by bytes: keys and values of all positions, once per GROUP query heads.
 // CPU twin: f64 over the same cache, tolerance 1e-5 of the largest value.
 // Specialization constants: 0 WG_SIZE (≥ HEAD_DIM4), 1 HEAD_DIM4 = head_dim / 4, 2 PAGE, 3 GROUP,
-// 4 K_TYPE, 5 V_TYPE. Subgroup size ≥ 4, subgroup arithmetic; shared memory 16 · (GROUP · HEAD_DIM4 + WG_SIZE) + 5 · GROUP · WG_SIZE bytes.
+// 4 K_TYPE, 5 V_TYPE, 6 SUBGROUP (what the host asks the driver for; nothing here depends on it). Subgroup size ≥ 4,
+// subgroup arithmetic; shared memory 16 · max(GROUP · HEAD_DIM4, WG_SIZE) + 5 · GROUP · WG_SIZE bytes.
 #include "buffers.glsl"
 #extension GL_KHR_shader_subgroup_basic : require
 #extension GL_KHR_shader_subgroup_arithmetic : require
@@ -51,18 +52,14 @@ const float LOWEST = -3.0e38;
 const uint N_PARTS = WG_SIZE / HEAD_DIM4;
 const uint MAX_SUBGROUPS = WG_SIZE / 4;
 
-shared vec4 query[GROUP * HEAD_DIM4];
+// Queries; at the end, sums of the parts.
+shared vec4 query[GROUP * HEAD_DIM4 > WG_SIZE ? GROUP * HEAD_DIM4 : WG_SIZE];
 shared float weights[GROUP * WG_SIZE];
-shared vec4 part_sums[WG_SIZE];
 shared float reduced[GROUP * MAX_SUBGROUPS];
 
 // Which part of the cache (a page of one head) holds a position of key/value head `head_kv`.
 uint part_of(uint table, uint head_kv, uint pos) {
     return push.tables.v[table + pos / PAGE] * push.n_head_kv + head_kv;
-}
-
-vec4 halves_to_vec4(uvec2 words) {
-    return vec4(unpackHalf2x16(words.x), unpackHalf2x16(words.y));
 }
 
 // Maxima over the workgroup, of every head at once.
@@ -115,14 +112,6 @@ void add_products(inout float scores[GROUP], uint part, uint row) {
     }
 }
 
-// vec4 `d4` of the value in row `row` of `part`.
-vec4 value_at(uint part, uint row, uint d4) {
-    if (V_TYPE == KV_F16) return halves_to_vec4(push.v_cache.v[(part * PAGE + row) * HEAD_DIM4 + d4]);
-    uint words = part * Q8_WORDS;
-    float scale = float(ReadF16(push.v_cache).v[q8_scale_at(words, row) + d4 / 8]);
-    return q8_values(ReadU32(push.v_cache).v[words + row * HEAD_DIM4 + d4], scale);
-}
-
 void main() {
     uint head0 = gl_WorkGroupID.x * GROUP, t = gl_WorkGroupID.y, tid = gl_LocalInvocationID.x;
     uint head_kv = head0 / push.group;
@@ -166,7 +155,8 @@ void main() {
         if (part < N_PARTS) {
             uint n = min(WG_SIZE, end - first);
             for (uint i = part; i < n; i += N_PARTS) {
-                vec4 v = value_at(part_of(table, head_kv, first + i), (first + i) % PAGE, d4);
+                uint pos = first + i;
+                vec4 v = cached_vec4(push.v_cache, V_TYPE, part_of(table, head_kv, pos), pos % PAGE, d4);
                 [[unroll]] for (uint g = 0; g < GROUP; g++) acc[g] += weights[g * WG_SIZE + i] * v;
             }
         }
@@ -176,11 +166,11 @@ void main() {
     workgroup_add(running_sum);
     [[unroll]] for (uint g = 0; g < GROUP; g++) {
         barrier(); // the sums of the head before have been read
-        part_sums[tid] = acc[g];
+        query[tid] = acc[g];
         barrier();
         if (part != 0) continue;
         vec4 sum = acc[g];
-        for (uint p = 1; p < N_PARTS; p++) sum += part_sums[p * HEAD_DIM4 + d4];
+        for (uint p = 1; p < N_PARTS; p++) sum += query[p * HEAD_DIM4 + d4];
         if (push.n_splits > 1) {
             uint n_head = push.n_head_kv * push.group;
             uint at = ((t * n_head + head0 + g) * push.n_splits + gl_WorkGroupID.z) * (1 + HEAD_DIM4);

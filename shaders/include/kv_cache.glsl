@@ -3,7 +3,7 @@
 //   Q8_0: [n_pages, n_head_kv], each first PAGE rows of codes (a byte each, 128 more than the signed code, so that
 //         their conversion to f32 is one instruction), then PAGE rows of scales (f16, one per 32 codes).
 // A page is one run of bytes in both, so that it can be copied as a whole. Mirrors `CacheShape` on the host.
-// Include after PAGE and HEAD_DIM4 (head_dim / 4; both constants).
+// Include after buffers.glsl, PAGE and HEAD_DIM4 (head_dim / 4; both constants).
 const uint KV_F16 = 0, KV_Q8_0 = 1;
 
 // 32-bit words of one head's part of a page of codes and scales.
@@ -18,6 +18,18 @@ uint q8_scale_at(uint part, uint row) {
 vec4 q8_values(uint word, float scale) {
     vec4 codes = vec4(word & 0xFFu, (word >> 8) & 0xFFu, (word >> 16) & 0xFFu, word >> 24);
     return fma(codes, vec4(scale), vec4(-128.0 * scale));
+}
+
+vec4 halves_to_vec4(uvec2 words) {
+    return vec4(unpackHalf2x16(words.x), unpackHalf2x16(words.y));
+}
+
+// vec4 `d4` of row `row` of a part.
+vec4 cached_vec4(ReadU32x2 cache, uint type, uint part, uint row, uint d4) {
+    if (type == KV_F16) return halves_to_vec4(cache.v[(part * PAGE + row) * HEAD_DIM4 + d4]);
+    uint words = part * Q8_WORDS;
+    float scale = float(ReadF16(cache).v[q8_scale_at(words, row) + d4 / 8]);
+    return q8_values(ReadU32(cache).v[words + row * HEAD_DIM4 + d4], scale);
 }
 
 // Four values as codes; `inverse` is 1 / scale, or 0.

@@ -127,6 +127,10 @@ pub enum Kernel {
     PlaceHeads,
     /// Causal attention over the cache.
     Attention,
+    /// The same of many tokens of a sequence.
+    PromptAttention,
+    /// That on the matrix units.
+    HalfPromptAttention,
     /// The end of an attention in several splits.
     AttentionMerge,
     /// Gated activation.
@@ -157,7 +161,7 @@ impl Kernel {
         Kernel::HalfGatedMatmul,
     ];
     /// The others.
-    const PLAIN: [Kernel; 16] = [
+    const PLAIN: [Kernel; 18] = [
         Kernel::RmsNorm,
         Kernel::Rope,
         Kernel::KvStore,
@@ -174,6 +178,8 @@ impl Kernel {
         Kernel::Quantize,
         Kernel::RmsNormQuantize,
         Kernel::HalfRows,
+        Kernel::PromptAttention,
+        Kernel::HalfPromptAttention,
     ];
 
     /// Kernels that have a variant per quantised weight type.
@@ -221,6 +227,8 @@ impl Kernel {
             Kernel::Quantize => plain(13),
             Kernel::RmsNormQuantize => plain(14),
             Kernel::HalfRows => plain(15),
+            Kernel::PromptAttention => plain(16),
+            Kernel::HalfPromptAttention => plain(17),
             Kernel::DotMatvec(w) => by_quantised(0, w),
             Kernel::DotGatedMatvec(w) => by_quantised(1, w),
         }
@@ -246,6 +254,8 @@ impl Kernel {
             Kernel::KvStore => "f32_kv_store.comp",
             Kernel::PlaceHeads => "f32_place_heads.comp",
             Kernel::Attention => "f32_anykv_attention.comp",
+            Kernel::PromptAttention => "f32_anykv_prompt_attention.comp",
+            Kernel::HalfPromptAttention => "f16_anykv_prompt_attention.comp",
             Kernel::AttentionMerge => "f32_attention_merge.comp",
             Kernel::Swiglu => "f32_swiglu.comp",
             Kernel::Gather => "f32_gather.comp",

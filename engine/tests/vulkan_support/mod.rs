@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod attention;
+pub mod cache;
 pub mod experts;
 pub mod products;
 

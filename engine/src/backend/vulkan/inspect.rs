@@ -13,8 +13,8 @@ use super::error::VulkanError;
 use super::instance::DeviceInfo;
 use super::kernels::linear::{MANY, Method};
 use super::kernels::{
-    attention, embed, gated, gather, half_rows, kv_store, linear, moe_sum, place_heads, probe, quantize, rms_norm,
-    rope, route, scale_by_sigmoid, swiglu,
+    attention, embed, gated, gather, half_rows, kv_store, linear, moe_sum, place_heads, probe, prompt_attention,
+    quantize, rms_norm, rope, route, scale_by_sigmoid, swiglu,
 };
 use super::pipelines::{Compiled, Pipelines, Variant};
 use super::tune::Stored;
@@ -78,7 +78,13 @@ impl Inspector {
         for ty in KvType::ALL {
             let types = KvOptions { k: ty, v: ty };
             for (head_dim, group) in HEADS {
-                all.extend(attention::variants(t, head_dim, group, types));
+                let exact = prompt_attention::variant(&t.exact(), head_dim, types);
+                let new = attention::variants(t, head_dim, group, types).chain(exact);
+                new.for_each(|v| {
+                    if !all.contains(&v) {
+                        all.push(v)
+                    }
+                });
                 all.extend(
                     [RopeLayout::Interleaved, RopeLayout::Neox].map(|l| place_heads::variant(t, head_dim, l, types)),
                 );
@@ -91,6 +97,7 @@ impl Inspector {
         let used = |k: Kernel| all.iter().any(|v| v.kernel == k);
         let not_here = |k: Kernel| match k {
             Kernel::DotMatvec(_) | Kernel::DotGatedMatvec(_) => !self.info.fast_dot,
+            Kernel::HalfPromptAttention => t.prompt_matrix.is_none() || !t.prompt_on_matrix,
             Kernel::HalfMatmul(_) | Kernel::HalfGatedMatmul(_) | Kernel::HalfRows => t.matrix.is_none(),
             _ => false,
         };

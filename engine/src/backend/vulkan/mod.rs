@@ -7,6 +7,7 @@
 //! of many tokens on matrix units with f16 factors.
 //! Activation rows are padded to a multiple of 8 elements, which stay zero: kernels read whole vec4s.
 
+mod attention_tiles;
 mod commands;
 mod device;
 mod error;
@@ -25,6 +26,7 @@ pub mod tune;
 mod tuning;
 mod weights;
 
+pub use attention_tiles::{MatrixPromptTile, PromptTile};
 pub use commands::Cost;
 pub use device::DeviceOptions;
 pub use error::VulkanError;
@@ -55,7 +57,7 @@ use super::{Act, Backend, BatchToken, Limits, Linear, Role, TensorView};
 use crate::error::Error;
 use crate::kv::{KvLayout, KvPages, PageCopy};
 use crate::model::{Activation, Config, ExpertWeights, RopeTable};
-use state::ModelState;
+use state::{ModelState, groups};
 
 /// A Vulkan device that runs forward passes.
 pub struct Vulkan {
@@ -176,12 +178,9 @@ impl Backend for Vulkan {
         for &(ty, n_rows) in &self.matrices {
             variants.extend(linear::variants(&gpu.tuning, type_of(ty), n_rows, limits.n_batch));
         }
-        let mut groups: Vec<usize> = config.layers.iter().map(|l| l.n_head / l.n_head_kv).collect();
-        groups.sort_unstable();
-        groups.dedup();
-        variants.extend(
-            groups.into_iter().flat_map(|group| attention::variants(&gpu.tuning, config.head_dim, group, kv.options)),
-        );
+        for group in groups(config) {
+            variants.extend(attention::variants(&gpu.tuning, config.head_dim, group, kv.options));
+        }
         for &(ty, n_rows) in &self.gates {
             let ty = type_of(ty);
             let methods = Method::all(limits.n_batch, |n| Method::of(&gpu.tuning, ty, gated::extent(n_rows, n)));
@@ -217,7 +216,7 @@ impl Backend for Vulkan {
         }
         let m = self.model.as_mut().expect("allocate comes before the first pass");
         m.in_bytes_of = None;
-        m.write_inputs(batch, kv);
+        m.write_inputs(batch, kv, &self.gpu.tuning);
         Ok(())
     }
 
@@ -312,15 +311,8 @@ impl Backend for Vulkan {
     fn attention(&mut self, sinks: Option<&Weight>) -> Result<(), Error> {
         let (gpu, m) = self.parts();
         let (q, dst) = (m.rows(Act::Q), m.rows(Act::Attn));
-        let (layer, kind) = (m.config.layers[m.layer], m.kv.layer_kind[m.layer]);
-        let most = m.max_positions[kind];
-        let view = attention::View {
-            window: layer.window,
-            sinks,
-            n_positions: m.n_positions[kind],
-            n_splits: attention::n_splits(&gpu.tuning, m.n_tokens, layer.n_head, layer.n_head_kv, most),
-            partials: &m.partials,
-        };
+        let (window, of) = (m.config.layers[m.layer].window, m.attention_work());
+        let view = attention::View { window, sinks, work: &of.work, tiles: &of.tiles, partials: &m.partials };
         attention::record(gpu, q, &m.places(), m.shapes[m.layer], &m.cache[m.layer], dst, &view)?;
         self.overwrites(Act::Attn);
         Ok(())

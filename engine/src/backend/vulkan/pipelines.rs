@@ -11,8 +11,10 @@ use ash::{khr, vk};
 use rayon::prelude::*;
 use shaders::Kernel;
 
+use super::attention_tiles::MatrixPromptTile;
 use super::device::Device;
 use super::error::{VulkanError, check};
+use super::kernels::attention;
 use super::tuning::MatrixTile;
 
 /// First bytes of a cache file; then the checksum of the rest, then the driver's data.
@@ -38,6 +40,8 @@ impl Variant {
                 self.constants.first().copied()
             }
             Kernel::HalfMatmul(_) | Kernel::HalfGatedMatmul(_) => Some(self.constants[MatrixTile::SUBGROUP_ID]),
+            Kernel::Attention => Some(self.constants[attention::SUBGROUP_ID]),
+            Kernel::HalfPromptAttention => Some(self.constants[MatrixPromptTile::SUBGROUP_ID]),
             _ => None,
         }
     }

@@ -2,6 +2,7 @@
 //! writes for each pass. Made once, when the model is loaded, for the largest batch; a model whose shapes the kernels
 //! don't handle is refused here. The backend asks it for the rows that an op of the current pass reads and writes.
 
+use super::kernels::attention_work::Work;
 use super::kernels::kv_store::{CacheShape, LayerCache, Places};
 use super::kernels::linear::Method;
 use super::kernels::quantize::QuantizedRows;
@@ -38,10 +39,8 @@ pub(super) struct ModelState {
     pub readback: Region,
     pub n_tokens: usize,
     pub n_outputs: usize,
-    /// Positions that the tokens of the pass attend to, in all, in each kind of layer.
-    pub n_positions: Vec<u64>,
-    /// The most that one of them attends to, in each kind of layer.
-    pub max_positions: Vec<u64>,
+    /// How the pass's tokens are shared out among attention's kernels, for each number of query heads per key/value head.
+    pub attention: Vec<AttentionWork>,
     /// The layer that ops belong to.
     pub layer: usize,
 }
@@ -59,6 +58,13 @@ pub(super) struct Experts {
     pub hidden_in_bytes: Region,
     /// Weighted output of each pair, `[n_pairs, n_embd]`; before that, where gate and up are computed apart, up.
     pub output: Region,
+}
+
+/// A pass's work for layers of which `group` query heads share a key/value head, and its tiles on the device.
+pub(super) struct AttentionWork {
+    group: usize,
+    pub work: Work,
+    pub tiles: Region,
 }
 
 /// What the processor writes for each pass.
@@ -134,6 +140,11 @@ impl ModelState {
             output_rows: input(1, "output rows")?,
             cos_sin: input(2 * rope.inv_freq.len(), "angles")?,
         };
+        let mut attention = Vec::new();
+        for group in groups(config) {
+            let tiles = gpu.allocate(MemoryUse::Upload, Work::bytes(limits.n_batch, group), "attention's tiles")?;
+            attention.push(AttentionWork { group, work: Work::default(), tiles });
+        }
         // The padding of rows must be zero, and stays so.
         gpu.begin()?;
         acts.iter().chain(experts.iter().flat_map(|e| [&e.hidden, &e.output])).for_each(|act| gpu.zero(act));
@@ -154,8 +165,7 @@ impl ModelState {
             readback,
             n_tokens: 0,
             n_outputs: 0,
-            n_positions: Vec::new(),
-            max_positions: Vec::new(),
+            attention,
             layer: 0,
         })
     }
@@ -216,8 +226,15 @@ impl ModelState {
         }
     }
 
+    /// The current layer's share of the pass's attention.
+    pub fn attention_work(&self) -> &AttentionWork {
+        let layer = &self.config.layers[self.layer];
+        let group = layer.n_head / layer.n_head_kv;
+        self.attention.iter().find(|of| of.group == group).expect("one for every layer")
+    }
+
     /// Checks the batch and writes it where kernels find it.
-    pub fn write_inputs(&mut self, batch: &[BatchToken], kv: &KvPages) {
+    pub fn write_inputs(&mut self, batch: &[BatchToken], kv: &KvPages, tuning: &Tuning) {
         let l = &self.limits;
         assert!((1..=l.n_batch).contains(&batch.len()), "{} tokens in a batch of at most {}", batch.len(), l.n_batch);
         for t in batch {
@@ -228,11 +245,11 @@ impl ModelState {
         let output_rows: Vec<u32> = (0..).zip(batch).filter(|(_, t)| t.output).map(|(i, _)| i).collect();
         assert!(output_rows.len() <= l.n_outputs, "{} outputs, at most {}", output_rows.len(), l.n_outputs);
         (self.n_tokens, self.n_outputs) = (batch.len(), output_rows.len());
-        let seen = |window: Option<usize>| {
-            let visible = |t: &BatchToken| window.map_or(u64::MAX, |w| w as u64).min(u64::from(t.pos) + 1);
-            batch.iter().map(visible).fold((0, 0), |(sum, most), n| (sum + n, most.max(n)))
-        };
-        (self.n_positions, self.max_positions) = self.kv.kinds.iter().map(|k| seen(k.window)).unzip();
+        let places: Vec<(u32, u32)> = batch.iter().map(|t| (t.seq, t.pos)).collect();
+        for of in &mut self.attention {
+            of.work = Work::of(tuning, of.group, self.config.head_dim, &places);
+            of.work.write(&mut of.tiles);
+        }
         for (kind, region) in self.inputs.tables.iter_mut().enumerate() {
             for seq in batch.chunk_by(|a, b| a.seq == b.seq).map(|tokens| tokens[0].seq as usize) {
                 let pages: &[u8] = bytemuck::cast_slice(kv.table(kind, seq));
@@ -296,6 +313,14 @@ fn check_shapes(
         }
     }
     Ok(())
+}
+
+/// Numbers of query heads that share a key/value head, each once.
+pub(super) fn groups(config: &Config) -> Vec<usize> {
+    let mut groups: Vec<usize> = config.layers.iter().map(|l| l.n_head / l.n_head_kv).collect();
+    groups.sort_unstable();
+    groups.dedup();
+    groups
 }
 
 fn allocate_experts(gpu: &mut Gpu, config: &Config, moe: &MoeConfig, n_batch: usize) -> Result<Experts, VulkanError> {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::attention_tiles::{MatrixPromptTile, PromptTile};
 use super::device::Device;
 use super::instance::DeviceInfo;
 use super::pipelines::{cache_folder, device_name};
@@ -140,8 +141,47 @@ fn matrix_value(t: &MatrixTile) -> Value {
     vec![t.block_rows, t.block_tokens, t.wave_rows, t.wave_tokens, t.tile_k, t.buffers]
 }
 
+/// Tiles of the attention of prompts that fit the device with heads of 64 elements: invocations, query rows, positions,
+/// query rows of an invocation.
+fn prompt_tiles(info: &DeviceInfo) -> Vec<Value> {
+    let gpu =
+        [[128, 32, 32, 4], [64, 32, 32, 4], [256, 64, 32, 4], [128, 64, 32, 4], [128, 64, 32, 8], [128, 32, 64, 4]];
+    let software =
+        [[64, 32, 32, 4], [32, 32, 32, 4], [32, 32, 16, 8], [64, 64, 16, 8], [16, 32, 16, 8], [16, 16, 16, 4]];
+    let all = if info.is_cpu() { software } else { gpu };
+    let fits = |t: PromptTile| t.is_sound() && t.shared_bytes(64) <= info.shared_bytes;
+    all.into_iter().filter(|v| fits(prompt_tile(v))).map(|v| v.to_vec()).collect()
+}
+
+/// The same on matrix units: query rows, positions, query rows of a subgroup, and whether it is used at all.
+fn matrix_prompt_tiles(info: &DeviceInfo) -> Vec<Value> {
+    let gpu = [[128, 32], [64, 32], [128, 64], [64, 64], [128, 16]];
+    let software = [[32, 16], [32, 32]];
+    let all = if info.is_cpu() { &software[..] } else { &gpu[..] };
+    let Some(shipped) = MatrixPromptTile::of(info) else { return Vec::new() };
+    let tiles = all.iter().flat_map(|&[rows, block]| {
+        let wave_rows = [shipped.wave_rows, 2 * shipped.wave_rows];
+        wave_rows.map(|wave_rows| MatrixPromptTile { rows, block, wave_rows, ..shipped })
+    });
+    let usable = tiles.filter(|t| t.is_sound() && t.shared_bytes(64) <= info.shared_bytes);
+    let unused = matrix_prompt_value(&shipped, false);
+    usable.map(|t| matrix_prompt_value(&t, true)).chain([unused]).collect()
+}
+
+fn matrix_prompt_value(t: &MatrixPromptTile, is_used: bool) -> Value {
+    vec![t.rows, t.block, t.wave_rows, u32::from(is_used)]
+}
+
+fn prompt_tile(v: &[u32]) -> PromptTile {
+    PromptTile { workgroup: v[0], rows: v[1], block: v[2], thread_rows: v[3] }
+}
+
+fn prompt_value(t: PromptTile) -> Value {
+    vec![t.workgroup, t.rows, t.block, t.thread_rows]
+}
+
 /// Every size that can be measured, in the order in which they are.
-pub static KNOBS: [Knob; 23] = [
+pub static KNOBS: [Knob; 27] = [
     Knob {
         name: "matvec",
         what: "invocations per workgroup of matrix–vector products",
@@ -321,7 +361,7 @@ pub static KNOBS: [Knob; 23] = [
         what: "invocations per workgroup of attention",
         kernels: &["attention"],
         columns: &[1, 8],
-        prompts: &[512],
+        prompts: &[],
         candidates: |info| by_kind(info, &[64, 128, 256], &[64, 128]),
         get: |t| vec![t.attention],
         set: |t, v| t.attention = v[0],
@@ -345,6 +385,51 @@ pub static KNOBS: [Knob; 23] = [
         candidates: |_| numbers(&[64, 128, 256, 512]),
         get: |t| vec![t.attention_split as u32],
         set: |t, v| t.attention_split = v[0] as usize,
+    },
+    Knob {
+        name: "prompt_attention",
+        what: "tile of the attention of prompts",
+        kernels: &["f32_anykv_prompt_attention"],
+        columns: &[],
+        prompts: &[512],
+        candidates: prompt_tiles,
+        get: |t| prompt_value(t.prompt),
+        set: |t, v| t.prompt = prompt_tile(v),
+    },
+    Knob {
+        name: "matrix.prompt_attention",
+        what: "tile of the attention of prompts on matrix units, and whether it is used",
+        kernels: &["prompt_attention"],
+        columns: &[],
+        prompts: &[512],
+        candidates: matrix_prompt_tiles,
+        get: |t| t.prompt_matrix.iter().flat_map(|m| matrix_prompt_value(m, t.prompt_on_matrix)).collect(),
+        set: |t, v| {
+            if let Some(m) = &mut t.prompt_matrix {
+                (m.rows, m.block, m.wave_rows) = (v[0], v[1], v[2]);
+                t.prompt_on_matrix = v[3] != 0;
+            }
+        },
+    },
+    Knob {
+        name: "prompt_attention.from",
+        what: "query rows of a sequence from which on its attention is computed in tiles",
+        kernels: &["attention"],
+        columns: &[],
+        prompts: &[16, 64],
+        candidates: |_| numbers(&[32, 64, 128, 256, NEVER as u32]),
+        get: |t| vec![t.prompt_from as u32],
+        set: |t, v| t.prompt_from = v[0] as usize,
+    },
+    Knob {
+        name: "prompt_attention.groups",
+        what: "workgroups that attention of short prompts over long contexts is split into",
+        kernels: &["attention"],
+        columns: &[],
+        prompts: &[64, 512],
+        candidates: |info| by_kind(info, &[1, 30, 60, 120, 240], &[1, 2, 4, 8]),
+        get: |t| vec![t.prompt_groups as u32],
+        set: |t, v| t.prompt_groups = v[0] as usize,
     },
     Knob {
         name: "norm",

@@ -1,8 +1,10 @@
 //! Sizes of workgroups and tiles for a device: the one place that decides them. All are specialization constants, so
 //! another choice needs no new shader.
 
+use super::attention_tiles::{MatrixPromptTile, PromptTile};
 use super::commands::Cost;
 use super::instance::{DeviceInfo, MatrixShape};
+use super::kernels::prompt_attention::PromptKernel;
 use super::pace::Pace;
 
 /// Tile of the matrix product: `block_rows × block_tokens` per workgroup, `thread_rows × thread_tokens` per
@@ -211,10 +213,24 @@ pub struct Tuning {
     pub norm: u32,
     /// Invocations per workgroup of attention: a quarter of the largest head at least.
     pub attention: u32,
+    /// Invocations per subgroup of attention.
+    pub attention_subgroup: u32,
     /// Workgroups that keep the device busy: attention over long contexts is split into at least as many.
     pub attention_groups: usize,
     /// Positions that a split has at least.
     pub attention_split: usize,
+    /// Query rows of a sequence from which on its attention is computed in tiles.
+    pub prompt_from: usize,
+    /// The tile, as far as heads fit it.
+    pub prompt: PromptTile,
+    /// The tile on matrix units, where the device has them and f16 factors are allowed.
+    pub prompt_matrix: Option<MatrixPromptTile>,
+    /// Whether it is used.
+    pub prompt_on_matrix: bool,
+    /// Workgroups below which tiles over long contexts are split.
+    pub prompt_groups: usize,
+    /// Bytes of shared memory that a workgroup has at most.
+    pub shared_bytes: u32,
     /// Invocations per workgroup that norms, rotates and stores a head.
     pub place_heads: u32,
     /// Invocations of the workgroup that chooses experts.
@@ -258,8 +274,15 @@ impl Tuning {
             elementwise: 64,
             norm: 64,
             attention: 64,
+            attention_subgroup: 8,
             attention_groups: 160,
             attention_split: 256,
+            prompt_from: 64,
+            prompt: PromptTile { workgroup: 64, rows: 32, block: 32, thread_rows: 4 },
+            prompt_matrix: None,
+            prompt_on_matrix: true,
+            prompt_groups: 60,
+            shared_bytes: 32 << 10,
             place_heads: 32,
             route: 64,
             matvec: 32,
@@ -286,6 +309,16 @@ impl Tuning {
         rows[usize::from(columns > 2)]
     }
 
+    /// The kernel for the attention of prompts with heads of `head_dim` elements; `None`: they are too wide for it.
+    pub(super) fn prompt_kernel(&self, head_dim: usize) -> Option<PromptKernel> {
+        let matrix = self
+            .prompt_matrix
+            .filter(|_| self.prompt_on_matrix)
+            .and_then(|tile| tile.for_head(head_dim, self.shared_bytes));
+        let single = || self.prompt.for_head(head_dim, self.shared_bytes).map(PromptKernel::Single);
+        matrix.map(PromptKernel::Matrix).or_else(single)
+    }
+
     /// What is expected of the device before anything was measured.
     pub(super) fn pace(&self) -> Pace {
         Pace::new(f64::from(self.submit_ms) * 1e-3, self.submit_work)
@@ -293,7 +326,7 @@ impl Tuning {
 
     /// The same with activations in f32 in every product.
     pub fn exact(self) -> Tuning {
-        Tuning { dot_from: [usize::MAX; 2], matrix: None, ..self }
+        Tuning { dot_from: [usize::MAX; 2], matrix: None, prompt_matrix: None, ..self }
     }
 
     /// The same with products of a few tokens in integers, also where the device has no instruction for them.
@@ -319,6 +352,10 @@ impl Tuning {
     /// still falls, to 81 and 72 % of what it is at 16. A tile of 32 columns would keep 128 sums per lane, or 2 rows and
     /// twice the loads of x. In f32 8 columns take 18 to 20: there the time grows with the tokens from 9 on.
     /// Where there are matrix units, they take over from `matrix.from` on.
+    ///
+    /// Attention of single tokens runs in subgroups of 32 too: on gfx1151 12 waves per SIMD for every size of head and
+    /// group, of 64 lanes 5 to 8. That is 384 lanes in both cases, or 320 to 512; the code has 15 to 26 % fewer instructions,
+    /// and the compiler's inverse throughput is 3 to 25 % lower.
     pub fn of(info: &DeviceInfo) -> Tuning {
         let tile = MatmulTile { block_rows: 64, block_tokens: 64, thread_rows: 8, thread_tokens: 4 };
         let small_tile = MatmulTile { block_rows: 32, block_tokens: 32, thread_rows: 4, thread_tokens: 2 };
@@ -329,9 +366,18 @@ impl Tuning {
             elementwise: 128,
             norm: 256,
             attention: 128,
+            attention_subgroup: if (smallest..=largest).contains(&32) { 32 } else { info.subgroup_size },
             // Four for each of the 40 compute units of gfx1151.
             attention_groups: 160,
             attention_split: 256,
+            // A tile reads keys and values once for all its rows, a workgroup of a single token for up to 8.
+            prompt_from: 64,
+            prompt: PromptTile { workgroup: 256, rows: 64, block: 32, thread_rows: 4 },
+            prompt_matrix: MatrixPromptTile::of(info),
+            prompt_on_matrix: true,
+            // Three for each of the 20 pairs of compute units of gfx1151.
+            prompt_groups: 60,
+            shared_bytes: info.shared_bytes,
             place_heads: 32,
             route: 256,
             matvec: if (smallest..=largest).contains(&32) { 32 } else { info.subgroup_size.clamp(32, 64) },
@@ -379,6 +425,10 @@ impl Tuning {
             attention: 64,
             attention_groups: 4,
             attention_split: 512,
+            prompt: PromptTile { workgroup: 64, rows: 32, block: 32, thread_rows: 4 },
+            // Computed element by element, and slower than what the processor's vector instructions do.
+            prompt_on_matrix: false,
+            prompt_groups: 4,
             route: 64,
             matvec: info.subgroup_size,
             matvec_rows: [8, 4],

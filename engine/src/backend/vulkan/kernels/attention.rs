@@ -1,10 +1,12 @@
-//! Causal attention over the cache (`f32_anykv_attention.comp`), for long contexts in several splits that
-//! `f32_attention_merge.comp` brings together.
+//! Causal attention over the cache: single tokens and short drafts by `f32_anykv_attention.comp`, sequences with many
+//! query rows in tiles (`prompt_attention`); for long contexts in several splits that `f32_attention_merge.comp` brings
+//! together. Which is which, [`Work`] says.
 
 use shaders::{Kernel, WeightType};
 
+use super::attention_work::{Span, Work};
 use super::kv_store::{CacheShape, LayerCache, Places, constant};
-use super::{Rows, push_constants};
+use super::{Rows, prompt_attention, push_constants};
 use crate::backend::vulkan::commands::{ReadAddress, WriteAddress};
 use crate::backend::vulkan::{Cost, Gpu, Region, Tuning, Variant, VulkanError, Weight};
 use crate::kv::{KvOptions, PAGE};
@@ -51,19 +53,29 @@ pub(super) mod merge {
     }
 }
 
+/// Specialization constant with the size of subgroups.
+pub(in crate::backend::vulkan) const SUBGROUP_ID: usize = 6;
+
 /// Query heads of a workgroup where `group` share a key/value head: the largest divisor up to 8.
 fn heads_at_once(group: usize) -> usize {
     (1..=MAX_GROUP.min(group)).rev().find(|n| group.is_multiple_of(*n)).unwrap_or(1)
 }
 
 /// The variants for heads of `head_dim` elements of which `group` share keys and values.
-pub fn variants(tuning: &Tuning, head_dim: usize, group: usize, types: KvOptions) -> [Variant; 2] {
-    [attention(tuning, head_dim, group, types), merge(tuning, head_dim)]
+pub fn variants(
+    tuning: &Tuning,
+    head_dim: usize,
+    group: usize,
+    types: KvOptions,
+) -> impl Iterator<Item = Variant> + use<> {
+    let few = [attention(tuning, head_dim, group, types), merge(tuning, head_dim)];
+    few.into_iter().chain(prompt_attention::variant(tuning, head_dim, types))
 }
 
 fn attention(tuning: &Tuning, head_dim: usize, group: usize, types: KvOptions) -> Variant {
     let ([k, v], heads) = ([types.k, types.v].map(constant), heads_at_once(group) as u32);
-    let constants = vec![tuning.attention, (head_dim / 4) as u32, PAGE as u32, heads, k, v];
+    let head_dim4 = (head_dim / 4) as u32;
+    let constants = vec![tuning.attention, head_dim4, PAGE as u32, heads, k, v, tuning.attention_subgroup];
     Variant { kernel: Kernel::Attention, constants }
 }
 
@@ -71,30 +83,30 @@ fn merge(tuning: &Tuning, head_dim: usize) -> Variant {
     Variant { kernel: Kernel::AttentionMerge, constants: vec![tuning.place_heads, (head_dim / 4) as u32] }
 }
 
-/// What a layer's tokens see.
+/// What a layer's tokens see, and how they are shared out among kernels.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     /// Positions that a token attends to, itself included; `None` for all.
     pub window: Option<usize>,
     /// `[n_head]`: one more logit per head, without a value.
     pub sinks: Option<&'a Weight>,
-    /// Positions that are read over all tokens, for the cost.
-    pub n_positions: u64,
-    /// Pieces that each token's positions are cut into: see [`n_splits`].
-    pub n_splits: usize,
-    /// Room for the splits' results: [`partial_bytes`].
+    /// The batch.
+    pub work: &'a Work,
+    /// Its tiles, as [`Work::write`] has put them there.
+    pub tiles: &'a Region,
+    /// Room for the results of positions in several pieces: [`partial_bytes`].
     pub partials: &'a Region,
 }
 
 /// Into how many pieces the positions of each token are cut, so that few tokens with long contexts (at most
 /// `max_positions`) keep the whole device busy.
-pub fn n_splits(tuning: &Tuning, n_tokens: usize, n_head: usize, n_head_kv: usize, max_positions: u64) -> usize {
-    let n_groups = n_tokens * n_head / heads_at_once(n_head / n_head_kv);
+fn n_splits(tuning: &Tuning, n_tokens: usize, n_head: usize, group: usize, max_positions: u64) -> usize {
+    let n_groups = n_tokens * n_head / heads_at_once(group);
     let wanted = tuning.attention_groups.div_ceil(n_groups);
     wanted.min((max_positions as usize).div_ceil(tuning.attention_split)).max(1)
 }
 
-/// Bytes of the results of the splits of any batch.
+/// Bytes of the results of the splits of any batch of single tokens.
 pub fn partial_bytes(tuning: &Tuning, head_dim: usize) -> u64 {
     // `n_splits` makes at most twice the wanted number of workgroups, each of up to MAX_GROUP heads.
     (2 * tuning.attention_groups * MAX_GROUP * (4 + head_dim) * 4) as u64
@@ -115,21 +127,49 @@ pub fn record(
     places.check(q.n_rows);
     shape.check(cache);
     assert_eq!((q.n_rows, q.width, q.stride), (dst.n_rows, dst.width, dst.stride), "shapes of q and dst");
-    let (head_dim, workgroup) = (shape.head_dim, gpu.tuning.attention);
-    assert!(q.width.is_multiple_of(shape.n_head_kv * head_dim), "{} query elements for {shape:?}", q.width);
-    assert!(head_dim / 4 <= workgroup as usize, "a head of {head_dim} and workgroups of {workgroup}");
-    let n_head = q.width / head_dim;
+    let n_head = q.width / shape.head_dim;
+    assert_eq!(q.width, view.work.group() * shape.n_head_kv * shape.head_dim, "query elements for {shape:?}");
+    assert_eq!(q.n_rows, view.work.n_tokens(), "tokens");
     if let Some(sinks) = view.sinks {
         assert_eq!((sinks.rows, sinks.cols, sinks.ty), (1, n_head, WeightType::F32), "shape of {}", sinks.name);
     }
-    let group = n_head / shape.n_head_kv;
-    let n_splits = view.n_splits;
+    for span in view.work.spans() {
+        let (first, n) = (span.tokens.start as u64, span.tokens.len());
+        let rows = |all: Rows<'_>| all.region.slice(first * all.stride as u64 * 4, (n * all.stride) as u64 * 4);
+        let numbers = |all: &Region| all.slice(4 * first, 4 * n as u64);
+        let (q_region, dst_region) = (rows(q), rows(dst));
+        let (seqs, positions) = (numbers(places.seqs), numbers(places.positions));
+        let q = Rows { region: &q_region, n_rows: n, ..q };
+        let dst = Rows { region: &dst_region, n_rows: n, ..dst };
+        let places = Places { seqs: &seqs, positions: &positions, ..*places };
+        if span.tiles.is_empty() {
+            record_tokens(gpu, q, &places, shape, cache, dst, (view, span))?;
+        } else {
+            prompt_attention::record(gpu, q, &places, shape, cache, dst, (view, span))?;
+        }
+    }
+    Ok(())
+}
+
+/// Records the attention of the tokens of `span` one by one; `q`, `dst` and `places` are of those alone.
+fn record_tokens(
+    gpu: &mut Gpu,
+    q: Rows<'_>,
+    places: &Places<'_>,
+    shape: CacheShape,
+    cache: &LayerCache,
+    dst: Rows<'_>,
+    (view, span): (&View<'_>, &Span),
+) -> Result<(), VulkanError> {
+    let (head_dim, workgroup, group) = (shape.head_dim, gpu.tuning.attention, view.work.group());
+    assert!(head_dim / 4 <= workgroup as usize, "a head of {head_dim} and workgroups of {workgroup}");
+    let n_head = q.width / head_dim;
+    let (n_positions, most) = view.work.seen(span, view.window);
+    let n_splits = n_splits(&gpu.tuning, q.n_rows, n_head, group, most);
     let partial_bytes = if n_splits > 1 { (q.n_rows * n_head * n_splits * (4 + head_dim) * 4) as u64 } else { 0 };
-    assert!(n_splits > 0 && partial_bytes <= view.partials.bytes, "{n_splits} splits of {} tokens", q.n_rows);
+    assert!(partial_bytes <= view.partials.bytes, "{n_splits} splits of {} tokens", q.n_rows);
     let pipeline = gpu.pipelines.get(&attention(&gpu.tuning, head_dim, group, shape.types))?;
     let mut op = gpu.commands.op();
-    let sinks = view.sinks.map_or(ReadAddress::NONE, |s| s.quants);
-    let has_sinks = u32::from(view.sinks.is_some());
     let push = Push {
         q: op.reads(q.region),
         k_cache: op.reads(&cache.k),
@@ -137,7 +177,7 @@ pub fn record(
         tables: op.reads(places.tables),
         seqs: op.reads(places.seqs),
         positions: op.reads(places.positions),
-        sinks,
+        sinks: view.sinks.map_or(ReadAddress::NONE, |s| s.quants),
         // Only one of the two is written.
         dst: if n_splits > 1 { WriteAddress::NONE } else { op.writes(dst.region) },
         partials: if n_splits > 1 { op.writes(view.partials) } else { WriteAddress::NONE },
@@ -145,34 +185,44 @@ pub fn record(
         group: group as u32,
         pages_per_seq: places.pages_per_seq as u32,
         window: view.window.map_or(u32::MAX, |w| w as u32),
-        has_sinks,
+        has_sinks: u32::from(view.sinks.is_some()),
         q_stride4: q.stride4("q"),
         scale: 1.0 / (head_dim as f32).sqrt(),
         n_splits: n_splits as u32,
     };
     let cost = Cost {
-        read_bytes: q.bytes() + view.n_positions * shape.types.bytes((shape.n_head_kv * head_dim) as u64),
-        written_bytes: dst.bytes() + partial_bytes,
-        flops: view.n_positions * 4 * q.width as u64,
+        read_bytes: q.bytes() + n_positions * shape.types.bytes((shape.n_head_kv * head_dim) as u64),
+        written_bytes: if n_splits > 1 { partial_bytes } else { dst.bytes() },
+        flops: n_positions * 4 * q.width as u64,
     };
     let groups = [(n_head / heads_at_once(group)) as u32, q.n_rows as u32, n_splits as u32];
     op.dispatch(pipeline, groups, &push, cost)?;
-    if n_splits == 1 {
-        return Ok(());
-    }
+    if n_splits > 1 { merge_splits(gpu, dst, head_dim, view, n_splits) } else { Ok(()) }
+}
+
+/// Brings the results of several pieces of the positions together.
+pub(super) fn merge_splits(
+    gpu: &mut Gpu,
+    dst: Rows<'_>,
+    head_dim: usize,
+    view: &View<'_>,
+    n_splits: usize,
+) -> Result<(), VulkanError> {
+    let n_head = dst.width / head_dim;
     let pipeline = gpu.pipelines.get(&merge(&gpu.tuning, head_dim))?;
     let mut op = gpu.commands.op();
     let push = merge::Push {
         partials: op.reads(view.partials),
-        sinks,
+        sinks: view.sinks.map_or(ReadAddress::NONE, |s| s.quants),
         dst: op.writes(dst.region),
         n_splits: n_splits as u32,
-        has_sinks,
+        has_sinks: u32::from(view.sinks.is_some()),
         stride4: dst.stride4("dst"),
         padding: 0,
     };
-    let cost = Cost { read_bytes: partial_bytes, written_bytes: dst.bytes(), flops: partial_bytes / 2 };
-    op.dispatch(pipeline, [n_head as u32, q.n_rows as u32, 1], &push, cost)
+    let read_bytes = (dst.n_rows * n_head * n_splits * (4 + head_dim) * 4) as u64;
+    let cost = Cost { read_bytes, written_bytes: dst.bytes(), flops: read_bytes / 2 };
+    op.dispatch(pipeline, [n_head as u32, dst.n_rows as u32, 1], &push, cost)
 }
 
 #[cfg(test)]
@@ -187,7 +237,7 @@ mod tests {
         assert_eq!(n_splits(&tuning, 512, 64, 8, 32_768), 1);
         for n_tokens in 1..200 {
             for (n_head, n_head_kv) in [(64, 8), (14, 2), (32, 32), (71, 1), (40, 4)] {
-                let n = n_splits(&tuning, n_tokens, n_head, n_head_kv, 1 << 20);
+                let n = n_splits(&tuning, n_tokens, n_head, n_head / n_head_kv, 1 << 20);
                 let bytes = n_tokens * n_head * n * (4 + 128) * 4;
                 assert!(
                     n == 1 || bytes as u64 <= partial_bytes(&tuning, 128),

@@ -4,6 +4,7 @@
 //! engine's own invariants, since a kernel that gets a wrong size would overwrite other memory.
 
 pub mod attention;
+pub mod attention_work;
 pub mod embed;
 pub mod gated;
 pub mod gather;
@@ -13,6 +14,7 @@ pub mod linear;
 pub mod moe_sum;
 pub mod place_heads;
 pub mod probe;
+pub mod prompt_attention;
 pub mod quantize;
 pub mod rms_norm;
 pub mod rope;
@@ -135,6 +137,7 @@ mod tests {
                 Kernel::KvStore => kv_store::Push::members(),
                 Kernel::PlaceHeads => place_heads::Push::members(),
                 Kernel::Attention => attention::Push::members(),
+                Kernel::PromptAttention | Kernel::HalfPromptAttention => prompt_attention::Push::members(),
                 Kernel::AttentionMerge => attention::merge::Push::members(),
                 Kernel::Swiglu => swiglu::Push::members(),
                 Kernel::Gather => gather::Push::members(),
