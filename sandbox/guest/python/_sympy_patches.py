@@ -1,17 +1,20 @@
-"""sympy's number theory on the native module `_ntheory`, under sympy's own names.
+"""sympy's number theory on the native module `_ntheory`, under sympy's own names; its assumptions on `_facts`.
 
 Called once, before the snapshot, by `_cell.start`. A replacement takes plain integers; for everything else (symbols,
 rationals, options, numbers beyond the native code) it calls the function that it replaces, so that results and errors
 stay sympy's.
 """
 
+import _facts
 import _ntheory as native
 import functools
 import itertools
 import operator
 import sys
 
+from sympy.core.assumptions import StdFactKB
 from sympy.core.expr import Expr
+from sympy.core.facts import FactKB, InconsistentAssumptions
 from sympy.core.numbers import Integer
 from sympy.core.singleton import S
 from sympy.functions.combinatorial import numbers
@@ -101,6 +104,23 @@ def constructs(kind):
         return fast
 
     return put
+
+
+original_deduction = FactKB.deduce_all_facts
+
+
+@functools.wraps(original_deduction)
+def deduce_all_facts(self, facts):
+    if type(self) is not StdFactKB:
+        return original_deduction(self, facts)
+    rules = self.rules
+    facts = list(facts.items() if isinstance(facts, dict) else facts)
+    wrong = _facts.deduce(self, facts, rules.full_implications, rules.beta_triggers, rules.beta_rules)
+    if wrong:
+        raise InconsistentAssumptions(self, *wrong)
+
+
+FactKB.deduce_all_facts = deduce_all_facts
 
 
 @replaces(primetest)

@@ -9,6 +9,7 @@ mod allocator;
 mod arrays;
 mod cell;
 mod draws;
+mod facts;
 mod frozen;
 mod interrupt;
 mod ntheory;
@@ -80,6 +81,7 @@ fn build_interpreter() -> i32 {
         ntheory::_ntheory::module_def(&builder.ctx),
         arrays::_arrays::module_def(&builder.ctx),
         draws::_draws::module_def(&builder.ctx),
+        facts::_facts::module_def(&builder.ctx),
     ];
     let interpreter =
         builder.add_native_modules(&stdlib).add_native_modules(&own).add_frozen_modules(frozen::library()).build();

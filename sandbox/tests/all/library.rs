@@ -305,6 +305,32 @@ fn integers_are_taken_and_made_as_in_cpython() {
 }
 
 #[test]
+fn assumptions_are_deduced_as_sympys_own_code_does() {
+    check(
+        "from sympy.core.assumptions import StdFactKB, _assume_rules\nfrom sympy.core.facts import FactKB, InconsistentAssumptions\n\
+         from itertools import combinations\nours, theirs = FactKB.deduce_all_facts, FactKB.deduce_all_facts.__wrapped__\n\
+         def by(deduce, *steps):\n    known = StdFactKB()\n    try:\n        for step in steps: deduce(known, step)\n\
+         \x20   except InconsistentAssumptions: return 'wrong'\n    return dict(known)",
+        &[
+            ("facts = sorted(_assume_rules.full_implications); len(facts) > 50, ours is not theirs", "(True, True)"),
+            (
+                "pairs = [(a, b) for a, b in combinations(facts, 2)]\n\
+                 results = [(by(ours, [a, b]), by(theirs, [a, b]), by(ours, [a], [b]), by(theirs, [a], [b])) for a, b in pairs]\n\
+                 all(r[0] == r[1] and r[2] == r[3] for r in results), sum(r[0] == 'wrong' for r in results) > 100",
+                "(True, True)",
+            ),
+            ("by(ours, {'even': True, 'prime': None}) == by(theirs, {'even': True, 'prime': None})", "True"),
+            (
+                "from sympy import Symbol\ntry: Symbol('x', positive=True, negative=True)\n\
+                 except InconsistentAssumptions as e: print(type(e.args[0]).__name__, e.args[1:])",
+                "StdFactKB ('negative', True)",
+            ),
+            ("p = Symbol('p', prime=True, odd=False); p.is_even, p.is_composite, (p + 1).is_positive", "(True, False, True)"),
+        ],
+    );
+}
+
+#[test]
 fn a_shuffle_draws_what_cpython_draws() {
     check(
         "import random\nclass Bits(random.Random):\n    def getrandbits(self, k): return 0\n\

@@ -39,7 +39,7 @@ enumerate('ab', None)
 enumerate('ab', 2.0)
 range(two)
 ['aaaa'.find('a', two), 'aaaa'.rfind('a', two, None), 'aaaa'.index('a', less), 'aaaa'.count('a', two)]
-['aaaa'.startswith('a', two), 'aaaa'.endswith('a', None, two)]
+['aaaa'.startswith('a', two), 'aaaa'.endswith('a', None, two), b'aaaa'.find(b'a', two)]
 ['abc'[two], [1, 2, 3][two], (1, 2, 3)[less], 'ab' * two, [0] * two, round(2.345, two), pow(3, 2, 5)]
 ['a b c'.split(' ', two), 'abab'.replace('a', '', two), '7'.zfill(two), 'a'.center(two), int('11', two)]
 sorted([3, 1, 2], reverse=two)
