@@ -40,7 +40,11 @@ layout(constant_id = 11) const uint SUBGROUP = 32;
 #include "kv_cache.glsl"
 #include "prompt_attention.glsl"
 
-const float LIFT = 1024.0;
+// Scores are kept as logarithms to base 2, which is what the hardware's exponential takes.
+const float LOG2_E = 1.4426950408889634, LN_2 = 0.6931471805599453;
+const float LIFT = 1024.0, LIFT_LOG2 = 10.0;
+// The maximum before anything was seen: more than what is hidden (LOWEST), whose weights are then 0, too.
+const float NOTHING = -1.0e38;
 
 // Heads are multiplied in whole matrices; what lies behind their elements is zero.
 const uint MAT_HEAD = MAT_M > MAT_K ? MAT_M : MAT_K;
@@ -81,13 +85,13 @@ coopmat<float, gl_ScopeSubgroup, MAT_M, MAT_N, gl_MatrixUseAccumulator> sums[HEA
 uvec4 k_raw[MY_K];
 uvec2 v_raw[MY_V * 8];
 
-// Starts to load the block from position `first` on. What lies behind the last position stays zero: it might be NaN.
+// Starts to load the block from position `first` on. Behind the last position it loads that one again, so that all loads
+// are on their way together, without branches: such keys' scores are hidden later, such values made zeros.
 void load_block(QueryTile tile, uint first) {
+    uint last = tile.end - 1;
     [[unroll]] for (uint n = 0; n < MY_K; n++) {
-        uint i = gl_LocalInvocationID.x + n * WG_SIZE, piece = i % HEAD_PIECES, pos = first + i / HEAD_PIECES;
-        k_raw[n] = uvec4(0);
-        if (i >= BLOCK * HEAD_PIECES || pos >= tile.end) continue;
-        uint part = part_of(tile, pos), row = pos % PAGE;
+        uint i = min(gl_LocalInvocationID.x + n * WG_SIZE, BLOCK * HEAD_PIECES - 1), piece = i % HEAD_PIECES;
+        uint pos = min(first + i / HEAD_PIECES, last), part = part_of(tile, pos), row = pos % PAGE;
         if (K_TYPE == KV_F16) {
             k_raw[n] = ReadU32x4(push.k_cache).v[(part * PAGE + row) * HEAD_PIECES + piece];
         } else {
@@ -97,12 +101,9 @@ void load_block(QueryTile tile, uint first) {
         }
     }
     [[unroll]] for (uint n = 0; n < MY_V; n++) {
-        uint i = gl_LocalInvocationID.x + n * WG_SIZE, d4 = i % HEAD_DIM4, pos = first + i / HEAD_DIM4 * 8;
-        bool is_there = i < BLOCK / 8 * HEAD_DIM4 && pos < tile.end;
-        uint part = is_there ? part_of(tile, pos) : 0;
+        uint i = min(gl_LocalInvocationID.x + n * WG_SIZE, BLOCK / 8 * HEAD_DIM4 - 1), d4 = i % HEAD_DIM4;
+        uint part = part_of(tile, min(first + i / HEAD_DIM4 * 8, last));
         [[unroll]] for (uint r = 0; r < 8; r++) {
-            v_raw[n * 8 + r] = uvec2(0);
-            if (!is_there || pos + r >= tile.end) continue;
             if (V_TYPE == KV_F16) {
                 v_raw[n * 8 + r] = push.v_cache.v[(part * PAGE + r) * HEAD_DIM4 + d4];
             } else {
@@ -130,8 +131,10 @@ uint pair_of(uvec2 a, uvec2 b, uint e) {
     return e % 2 == 0 ? (x & 0xFFFFu) | y << 16 : x >> 16 | (y & 0xFFFF0000u);
 }
 
-// Puts what was loaded into shared memory.
-void put_block() {
+// Puts what was loaded into shared memory: the block from position `first` on. Values behind the last position become
+// zeros, since what was never written might be NaN, and a weight of 0 times NaN is one.
+void put_block(QueryTile tile, uint first) {
+    bool is_partial = first + BLOCK > tile.end;
     [[unroll]] for (uint n = 0; n < MY_K; n++) {
         uint i = gl_LocalInvocationID.x + n * WG_SIZE;
         if (i >= BLOCK * HEAD_PIECES) continue;
@@ -146,6 +149,7 @@ void put_block() {
         [[unroll]] for (uint r = 0; r < 8; r++) {
             rows[r] = v_raw[n * 8 + r];
             if (V_TYPE != KV_F16) rows[r] = decoded(rows[r].x, rows[r].y);
+            if (is_partial && first + i / HEAD_DIM4 * 8 + r >= tile.end) rows[r] = uvec2(0);
         }
         [[unroll]] for (uint e = 0; e < 4; e++) {
             uvec4 column;
@@ -279,11 +283,13 @@ void main() {
     pad_heads();
 
     uvec2 seen = seen_by(tile, wave_row + my_row);
-    float running_max = LOWEST, running_sum = 0.0;
+    uint n_seen = seen.y - seen.x;
+    float to_log2 = power * LOG2_E;
+    float running_max = NOTHING, running_sum = 0.0;
     load_block(tile, tile.start);
     for (uint first = tile.start; first < tile.end; first += BLOCK) {
         barrier(); // the block before has been multiplied
-        put_block();
+        put_block(tile, first);
         barrier();
         load_block(tile, first + BLOCK);
         score(stage);
@@ -292,10 +298,9 @@ void main() {
         float maximum = running_max;
         uint pos0 = first + my_part * MY_QUADS * 4, from = stage + my_row * S_STRIDE;
         [[unroll]] for (uint i = 0; i < MY_QUADS; i++) {
-            scores[i] = uintBitsToFloat(quads[from + my_part * MY_QUADS + i]) * power;
+            scores[i] = uintBitsToFloat(quads[from + my_part * MY_QUADS + i]) * to_log2;
             [[unroll]] for (uint e = 0; e < 4; e++) {
-                uint pos = pos0 + 4 * i + e;
-                if (pos < seen.x || pos >= seen.y) scores[i][e] = LOWEST;
+                if (pos0 - seen.x + 4 * i + e >= n_seen) scores[i][e] = LOWEST;
                 maximum = max(maximum, scores[i][e]);
             }
         }
@@ -304,7 +309,7 @@ void main() {
             [[unroll]] for (uint p = 0; p < ROW_LANES; p++) maximum = max(maximum, number_of(p * WAVE_ROWS + my_row));
             stage_barrier();
         }
-        float keep = exp(running_max - maximum);
+        float keep = exp2(running_max - maximum), lifted = maximum - LIFT_LOG2;
         running_max = maximum;
         running_sum *= keep;
         [[unroll]] for (uint i = 0; i < MY_QUADS / 2; i++) {
@@ -312,9 +317,7 @@ void main() {
             [[unroll]] for (uint h = 0; h < 2; h++) {
                 vec4 weight;
                 [[unroll]] for (uint e = 0; e < 4; e++) {
-                    float s = scores[2 * i + h][e];
-                    // Where nothing was seen yet, what is hidden is as large as the maximum.
-                    weight[e] = s == LOWEST ? 0.0 : exp(s - maximum) * LIFT;
+                    weight[e] = exp2(scores[2 * i + h][e] - lifted);
                     running_sum += weight[e];
                 }
                 uvec2 two = halves(weight);
@@ -337,8 +340,9 @@ void main() {
     }
     bool is_row = wave_row + my_row < tile.n_rows;
     Row row = row_of(tile, wave_row + my_row);
-    float factor = push.n_splits > 1 ? 1.0 : final_factor(row.head, running_max, sum / LIFT);
-    if (push.n_splits > 1 && is_row && my_part == 0) put_maximum(row, running_max, sum / LIFT);
+    float natural_max = running_max * LN_2;
+    float factor = push.n_splits > 1 ? 1.0 : final_factor(row.head, natural_max, sum / LIFT);
+    if (push.n_splits > 1 && is_row && my_part == 0) put_maximum(row, natural_max, sum / LIFT);
     put_number(factor / LIFT);
     [[unroll]] for (uint i = 0; i < HEAD_M; i++) put_sums(tile, stage, wave_row, i);
 }

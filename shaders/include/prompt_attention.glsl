@@ -52,11 +52,11 @@ uint place_of(Row row) {
     return row.token * push.q_stride4 + row.head * HEAD_DIM4;
 }
 
-// First and last + 1 of the positions that a row sees; a row beyond the tile's sees none.
+// First and last + 1 of the positions of this split that a row sees; a row beyond the tile's sees none.
 uvec2 seen_by(QueryTile tile, uint r) {
     if (r >= tile.n_rows) return uvec2(0);
-    uint end = push.positions.v[row_of(tile, r).token] + 1;
-    return uvec2(end - min(end, push.window), min(end, tile.end));
+    uint end = push.positions.v[row_of(tile, r).token] + 1, last = min(end, tile.end);
+    return uvec2(min(end - min(end, push.window), last), last);
 }
 
 // This workgroup's tile: x is the key/value head, y the tile (the last first, since it sees most), z the split.
