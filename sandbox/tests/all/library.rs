@@ -325,7 +325,10 @@ fn assumptions_are_deduced_as_sympys_own_code_does() {
                  except InconsistentAssumptions as e: print(type(e.args[0]).__name__, e.args[1:])",
                 "StdFactKB ('negative', True)",
             ),
-            ("p = Symbol('p', prime=True, odd=False); p.is_even, p.is_composite, (p + 1).is_positive", "(True, False, True)"),
+            (
+                "p = Symbol('p', prime=True, odd=False); p.is_even, p.is_composite, (p + 1).is_positive",
+                "(True, False, True)",
+            ),
         ],
     );
 }
