@@ -1,5 +1,6 @@
 //! Causal attention of many tokens of a sequence, in tiles of query rows that share what they read of the cache
-//! (`f32_anykv_prompt_attention.comp`, on matrix units `f16_anykv_prompt_attention.comp`). `attention` records it for the spans of a batch that are cut into tiles.
+//! (`f32_anykv_prompt_attention.comp`, on matrix units `f16_anykv_prompt_attention.comp`). `attention` records it for the
+//! spans of a batch that are cut into tiles.
 
 use shaders::Kernel;
 
@@ -74,8 +75,8 @@ pub fn variant(tuning: &Tuning, head_dim: usize, types: KvOptions) -> Option<Var
     tuning.prompt_kernel(head_dim).map(|kernel| kernel.variant(head_dim, types))
 }
 
-/// Into how many pieces the positions of each tile are cut, so that a short prompt behind a long context keeps the whole
-/// device busy; as far as there is room for their results.
+/// Into how many pieces the positions of each tile are cut, so that a short prompt behind a long context keeps the
+/// whole device busy; as far as there is room for their results.
 fn n_splits(tuning: &Tuning, n_groups: usize, most_positions: u64, result_bytes: u64, room_bytes: u64) -> usize {
     let wanted = tuning.prompt_groups.div_ceil(n_groups);
     let useful = (most_positions as usize).div_ceil(tuning.attention_split);
