@@ -22,6 +22,7 @@ mod pages;
 mod python;
 mod session;
 mod snapshot;
+mod stack;
 mod warm;
 mod wasi;
 mod worker;

@@ -1,11 +1,11 @@
 //! A Python session: names persist from call to call; a call that is ended by force leaves no trace.
 //!
 //! Owns one instance of the interpreter, the limits, and the checkpoint that a stopped call is undone with. Called by
-//! whoever runs code; not shared between threads, but it may move. Surprising fact: a call runs on another thread, one
-//! with a large stack, unless the calling thread has such a stack itself (`alarm`).
+//! whoever runs code; not shared between threads, but it may move. Surprising fact: a call runs on a stack of its own, far
+//! larger than the calling thread's (`stack`).
 
 use crate::{
-    alarm::{Alarm, on_large_stack},
+    alarm::Alarm,
     brake::Deadlines,
     cpython::Files,
     guest::{self, Calls, Reply, Request},
@@ -13,10 +13,10 @@ use crate::{
     output::Output,
     pages::Checkpoint,
     python::Inner,
+    stack::on_large_stack,
     wasi::{Host, Random, Stop},
 };
 use std::{
-    ops::{Deref, DerefMut},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -46,7 +46,7 @@ pub struct Session {
 
 /// An instance and the functions it exports.
 pub(crate) struct Live {
-    store: OnLoan,
+    store: Store<Host>,
     memory: Memory,
     calls: Calls,
 }
@@ -56,23 +56,6 @@ pub(crate) struct Live {
 struct Beside {
     random: Random,
     files: Files,
-}
-
-/// A store that the thread of a call owns while it runs.
-struct OnLoan(Option<Store<Host>>);
-
-impl Deref for OnLoan {
-    type Target = Store<Host>;
-
-    fn deref(&self) -> &Store<Host> {
-        self.0.as_ref().expect("the store comes back from a call before anything else asks for it")
-    }
-}
-
-impl DerefMut for OnLoan {
-    fn deref_mut(&mut self) -> &mut Store<Host> {
-        self.0.as_mut().expect("the store comes back from a call before anything else asks for it")
-    }
 }
 
 impl Session {
@@ -144,7 +127,7 @@ impl Session {
     /// The session as it is now, to make others of. Costs a copy of the memory that it has written since its last call
     /// began, and shares the rest.
     pub fn snapshot(&self) -> Snapshot {
-        let checkpoint = Checkpoint::of(self.live.memory.data(&*self.live.store), self.checkpoint.as_ref());
+        let checkpoint = Checkpoint::of(self.live.memory.data(&self.live.store), self.checkpoint.as_ref());
         Snapshot {
             python: Arc::clone(&self.python),
             limits: self.limits,
@@ -190,7 +173,7 @@ impl Session {
         self.is_saved = true;
         match &mut self.checkpoint {
             None => self.checkpoint = Some(Checkpoint::default()),
-            Some(checkpoint) => checkpoint.update(self.live.memory.data(&*self.live.store)),
+            Some(checkpoint) => checkpoint.update(self.live.memory.data(&self.live.store)),
         }
     }
 
@@ -298,7 +281,7 @@ impl Live {
             .get_memory(&mut store, "memory")
             .ok_or_else(|| SandboxError::Session { reason: "the interpreter exports no memory".into() })?;
         let calls = python.guest.begin(&mut store, &instance, memory).map_err(session_error)?;
-        Ok(Live { calls, memory, store: OnLoan(Some(store)) })
+        Ok(Live { calls, memory, store })
     }
 
     fn limit(&mut self, python: &Inner, limits: Limits) {
@@ -310,10 +293,10 @@ impl Live {
 
     /// Writes a checkpoint into a fresh instance.
     fn restore(&mut self, checkpoint: &Checkpoint, beside: Beside) -> Result<(), SandboxError> {
-        let missing_bytes = checkpoint.memory_bytes().saturating_sub(self.memory.data_size(&*self.store)) as u64;
-        let missing_pages = missing_bytes.div_ceil(self.memory.page_size(&*self.store));
-        self.memory.grow(&mut *self.store, missing_pages).map_err(session_error)?;
-        checkpoint.restore(self.memory.data_mut(&mut *self.store));
+        let missing_bytes = checkpoint.memory_bytes().saturating_sub(self.memory.data_size(&self.store)) as u64;
+        let missing_pages = missing_bytes.div_ceil(self.memory.page_size(&self.store));
+        self.memory.grow(&mut self.store, missing_pages).map_err(session_error)?;
+        checkpoint.restore(self.memory.data_mut(&mut self.store));
         let host = self.store.data_mut();
         host.random = beside.random;
         host.files = beside.files;
@@ -337,7 +320,7 @@ impl Live {
 
     /// Starts the clock and empties the output. A `grace` makes the end of `time` a mild one: by force only after it.
     fn begin(&mut self, limits: Limits, time: Duration, grace: Duration) {
-        let n_bytes = self.memory.data_size(&*self.store);
+        let n_bytes = self.memory.data_size(&self.store);
         let host = self.store.data_mut();
         let half_of_rest = host.limit_bytes.saturating_sub(n_bytes) / 2;
         host.call_soft_limit_bytes = host.soft_limit_bytes.max(n_bytes.saturating_add(half_of_rest));
@@ -354,28 +337,18 @@ impl Live {
         Beside { random: host.random, files: host.files.opened() }
     }
 
-    /// Asks the interpreter for something.
+    /// Asks the interpreter for something, with a large stack.
     fn ask(&mut self, request: Request) -> wasmtime::Result<Reply> {
-        let (calls, memory) = (self.calls.clone(), self.memory);
-        self.guarded(move |store| calls.ask(store, memory, request))
-    }
-
-    /// Runs `act` with a large stack and ends it by force once its deadline has passed.
-    fn guarded<T: Send + 'static>(
-        &mut self,
-        act: impl FnOnce(&mut Store<Host>) -> wasmtime::Result<T> + Send + 'static,
-    ) -> wasmtime::Result<T> {
-        let n_bytes = self.memory.data_size(&*self.store);
-        let mut store = self.store.0.take().expect("one call at a time");
-        let (store, (result, was_stopped)) = on_large_stack(move || {
-            let brake = Arc::clone(&store.data().brake);
-            let result = brake.during(n_bytes, || {
+        let Live { store, memory, calls } = self;
+        let brake = Arc::clone(&store.data().brake);
+        let n_bytes = memory.data_size(&*store);
+        // Ended by force once its deadline has passed.
+        let (result, was_stopped) = on_large_stack(|| {
+            brake.during(n_bytes, || {
                 let _alarm = Alarm::set(&brake);
-                act(&mut store)
-            });
-            (store, result)
-        });
-        self.store.0 = Some(store);
+                calls.ask(store, *memory, request)
+            })
+        })?;
         // Memory that was taken away looks like memory that isn't there.
         let is_out_of_bounds = |error: &wasmtime::Error| error.downcast_ref() == Some(&Trap::MemoryOutOfBounds);
         result.map_err(|error| if was_stopped && is_out_of_bounds(&error) { Stop::Deadline.into() } else { error })
@@ -401,7 +374,7 @@ impl Live {
     /// Whether the time was over before the call ended, and the code ended before the exception reached it: a sleep that
     /// was cut short at the very end of a cell.
     fn is_overdue(&self) -> bool {
-        self.store.data().brake.is_time_pending(self.memory.data(&*self.store))
+        self.store.data().brake.is_time_pending(self.memory.data(&self.store))
     }
 
     /// How a call that was ended by force ended.

@@ -4,7 +4,7 @@
 //! `python` when no compiled interpreter is cached. Surprising fact: the stack below its resting point is zeroed
 //! first. It is garbage, and pages that are zero need no room.
 
-use crate::{alarm::on_large_stack, outcome::SandboxError, wasi};
+use crate::{outcome::SandboxError, stack::on_large_stack, wasi};
 use std::{
     pin::pin,
     task::{Context, Poll, Waker},
@@ -23,7 +23,8 @@ pub(crate) fn snapshot(engine: &Engine, wasm: &[u8]) -> Result<Vec<u8>, SandboxE
     let wizer = Wizer::new();
     let (context, instrumented) = wizer.instrument(wasm).map_err(prepare("reading the module"))?;
     let module = Module::new(engine, &instrumented).map_err(prepare("compiling the module"))?;
-    let mut started = on_large_stack(move || start(&module)).map_err(prepare("importing sympy"))?;
+    let started = on_large_stack(|| start(&module)).map_err(wasmtime::Error::from).flatten();
+    let mut started = started.map_err(prepare("importing sympy"))?;
     let snapshot = ready(wizer.snapshot(&context, &mut started));
     snapshot.map_err(prepare("writing the snapshot"))
 }

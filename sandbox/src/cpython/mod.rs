@@ -16,7 +16,6 @@ pub(crate) use image::function;
 pub(crate) use module::CALL;
 
 use crate::{
-    alarm::on_large_stack,
     cache::{Cache, Lock},
     outcome::{Progress, SandboxError},
     python::{self, engine_key},
@@ -199,8 +198,8 @@ fn prepare(
     let linked = linker(engine, &module).and_then(|linker| linker.instantiate_pre(&module));
     let instance = linked.map_err(|error| wheel.bad_module(format!("{error:#}")))?;
     let library = mapped(&library).map_err(|error| prepare("unpacking")(error.to_string()))?;
-    let (engine, version) = (engine.clone(), wheel.version);
-    let image = on_large_stack(move || image::make(&engine, &instance, library, version))?;
+    let made = on_large_stack(|| image::make(engine, &instance, library, wheel.version));
+    let image = made.map_err(|error| prepare("starting")(error.to_string())).flatten()?;
     caches.image.store(lock, &keys.image, &image)
 }
 

@@ -8,7 +8,6 @@
 mod messages;
 
 use crate::{
-    alarm::on_large_stack,
     confine::{self, Confinement},
     outcome::{Completeness, Limits, Outcome, SandboxError, Status},
     pages,
@@ -315,8 +314,7 @@ fn hand_down(command: &mut Command, files: &[File]) {
 }
 
 /// The worker's side: answers requests on standard input until it is closed. Reads and writes the descriptors
-/// themselves: the caller may hold the locks of [`io::stdin`] and [`io::stdout`], and the answers come from a thread of
-/// their own, which would wait for them for ever.
+/// themselves: the caller may hold the locks of [`io::stdin`] and [`io::stdout`].
 #[cfg(unix)]
 pub fn serve() -> Result<(), SandboxError> {
     use std::{mem::ManuallyDrop, os::fd::FromRawFd};
@@ -331,7 +329,7 @@ pub fn serve() -> Result<(), SandboxError> {
     let files = (MODULE_FD..MODULE_FD + n_files).map(|fd| unsafe { File::from_raw_fd(fd) }).collect();
     let python = Python::of_files(files)?;
     pages::prepare();
-    on_large_stack(move || serve_here(&python, &*input, &*output))
+    serve_here(&python, &*input, &*output)
 }
 
 #[cfg(unix)]
