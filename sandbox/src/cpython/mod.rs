@@ -19,6 +19,7 @@ use crate::{
     cache::{Cache, Lock},
     outcome::{Progress, SandboxError},
     python::{self, engine_key},
+    stack::on_large_stack,
     wasi::{self, Host},
 };
 use files::{Content, Tree};
