@@ -19,6 +19,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::chunks::Chunks;
+
 /// How long a call may take to stop once its memory was taken away; taken away again then.
 const REPEAT: Duration = Duration::from_millis(10);
 /// What is given back on either side of a place first, then twice as much each time. A multiple of the page size.
@@ -57,12 +59,18 @@ pub(crate) enum Kind {
 }
 
 impl Interrupt {
+    /// Where it is written.
+    fn addresses(&self) -> impl Iterator<Item = usize> {
+        let (flags, bits) = match self {
+            Interrupt::Flag { flag, kind } => (vec![*flag, *kind], &[][..]),
+            Interrupt::Signal(bits) => (vec![], &bits[..]),
+        };
+        flags.into_iter().chain(bits.iter().map(|bits| bits.address as usize))
+    }
+
     /// Whether every address lies in a memory of this length.
     pub(crate) fn fits(&self, memory_bytes: usize) -> bool {
-        match self {
-            Interrupt::Flag { flag, kind } => (*flag).max(*kind) < memory_bytes,
-            Interrupt::Signal(bits) => bits.iter().all(|bits| (bits.address as usize) < memory_bytes),
-        }
+        self.addresses().all(|address| address < memory_bytes)
     }
 
     /// Whether an exception for the time limit was asked for and not raised yet.
@@ -108,6 +116,7 @@ pub(crate) struct Brake {
 struct Place {
     base: usize,
     interrupt: Interrupt,
+    chunks: Chunks,
 }
 
 thread_local! {
@@ -134,8 +143,15 @@ impl Brake {
     /// # Safety
     /// `base` is the memory's, and stays so while calls run ([`Brake::during`]).
     pub(crate) unsafe fn fix(&self, base: *mut u8, interrupt: Interrupt) {
+        // SAFETY: as promised to this function.
+        let chunks = unsafe { Chunks::new(base as usize, interrupt.addresses()) };
         // An instance is made ready once.
-        let _ = self.place.set(Place { base: base as usize, interrupt });
+        let _ = self.place.set(Place { base: base as usize, interrupt, chunks });
+    }
+
+    /// The memory's chunks, once it is fixed to one.
+    pub(crate) fn chunks(&self) -> Option<&Chunks> {
+        self.place.get().map(|place| &place.chunks)
     }
 
     /// Sets the deadlines of the next call.
@@ -169,8 +185,8 @@ impl Brake {
         impl Drop for Ending<'_> {
             fn drop(&mut self) {
                 RUNNING.set(self.1);
-                if self.0.was_pulled.load(Ordering::SeqCst) {
-                    give_back(self.0.range());
+                if self.0.was_pulled.load(Ordering::SeqCst) && give_back(self.0.range()) {
+                    self.0.chunks().into_iter().for_each(Chunks::were_opened);
                 }
             }
         }
@@ -212,7 +228,7 @@ impl Brake {
 
     /// Asks the interpreter for an exception.
     pub(crate) fn raise(&self, kind: Kind) {
-        let Some(Place { base, interrupt }) = self.place.get() else { return };
+        let Some(Place { base, interrupt, .. }) = self.place.get() else { return };
         // SAFETY: every address lies in the memory (`fix`), which lives as long as the instance and is only made
         // inaccessible for good when the call is to end (a fault here would be the clock's own: it rings one call at a
         // time and never after it has taken the memory away). The guest reads and writes these bytes meanwhile, as
@@ -238,6 +254,11 @@ impl Brake {
         self.was_pulled.store(true, Ordering::SeqCst);
         self.next_bytes.store(FIRST_BYTES, Ordering::Relaxed);
         protect(self.range(), libc::PROT_NONE);
+    }
+
+    /// Lets this thread's call write where it met a closed chunk; whether it was that.
+    fn opened_at(&self, address: usize) -> bool {
+        !self.was_pulled.load(Ordering::SeqCst) && self.chunks().is_some_and(|chunks| chunks.open_at(address))
     }
 
     /// Gives back what lies around an address where this thread's call met inaccessible memory; whether it was that.
@@ -277,42 +298,77 @@ fn protect(range: Range<usize>, protection: libc::c_int) -> bool {
     unsafe { libc::mprotect(range.start as *mut libc::c_void, range.len(), protection) == 0 }
 }
 
-/// What handled faults before.
-static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
+/// What handled faults before each of this module's two handlers was installed.
+static BEFORE_WASMTIME: OnceLock<libc::sigaction> = OnceLock::new();
+static WASMTIMES: OnceLock<libc::sigaction> = OnceLock::new();
 
-/// Installs the handler of faults, which must come before wasmtime's: that one passes on what no compiled code may do.
-/// Called before the first engine is made.
+type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
+
+/// Installs the handler of faults that comes before wasmtime's, which passes on what no compiled code may do. Called
+/// before the first engine is made.
 pub(crate) fn prepare() {
-    PREVIOUS.get_or_init(|| {
-        // SAFETY: both structures are valid for the calls; `on_fault` has the signature that SA_SIGINFO asks for, and does
-        // nothing that a signal handler may not.
-        unsafe {
-            let (mut action, mut previous) = std::mem::zeroed::<(libc::sigaction, libc::sigaction)>();
-            action.sa_sigaction = on_fault as *const () as usize;
-            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
-            libc::sigemptyset(&mut action.sa_mask);
-            libc::sigaction(libc::SIGSEGV, &action, &mut previous);
-            previous
-        }
-    });
+    BEFORE_WASMTIME.get_or_init(|| install(on_unknown_fault));
+}
+
+/// Installs the handler that is asked first. Called after the first engine was made.
+pub(crate) fn prepare_first() {
+    WASMTIMES.get_or_init(|| install(on_fault));
+}
+
+/// Installs a handler of faults; the one that it replaces.
+fn install(handler: Handler) -> libc::sigaction {
+    // SAFETY: both structures are valid for the calls; the handler has the signature that SA_SIGINFO asks for, and does
+    // nothing that a signal handler may not.
+    unsafe {
+        let (mut action, mut previous) = std::mem::zeroed::<(libc::sigaction, libc::sigaction)>();
+        action.sa_sigaction = handler as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
+        libc::sigemptyset(&mut action.sa_mask);
+        libc::sigaction(libc::SIGSEGV, &action, &mut previous);
+        previous
+    }
+}
+
+/// Where a fault was, and the brake of this thread's call.
+///
+/// # Safety
+/// `info` is the kernel's. The brake lives while RUNNING points to it (`during`), which a handler is done before.
+unsafe fn whose_fault<'a>(info: *const libc::siginfo_t) -> (usize, Option<&'a Brake>) {
+    // SAFETY: as promised to this function.
+    unsafe { ((*info).si_addr() as usize, RUNNING.get().as_ref()) }
+}
+
+/// Any fault. A write to a closed chunk of the memory of this thread's call: it is opened, the write is made again.
+extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: what the kernel calls this with.
+    let (address, running) = unsafe { whose_fault(info) };
+    if !running.is_some_and(|brake| brake.opened_at(address)) {
+        pass_on(&WASMTIMES, signal, info, context);
+    }
 }
 
 /// A fault that wasmtime doesn't know. In the memory of this thread's call: a part comes back, the access is made again.
-extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    // SAFETY: the kernel's, or wasmtime's handler passed on what it got from the kernel. The brake lives while
-    // RUNNING points to it (`during`).
-    let (address, running) = unsafe { ((*info).si_addr() as usize, RUNNING.get().as_ref()) };
-    if running.is_some_and(|brake| brake.gave_back_at(address)) {
-        return;
+extern "C" fn on_unknown_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: wasmtime's handler passes on what it got from the kernel.
+    let (address, running) = unsafe { whose_fault(info) };
+    if !running.is_some_and(|brake| brake.gave_back_at(address)) {
+        pass_on(&BEFORE_WASMTIME, signal, info, context);
     }
-    let Some(previous) = PREVIOUS.get() else { return };
+}
+
+fn pass_on(
+    to: &OnceLock<libc::sigaction>,
+    signal: libc::c_int,
+    info: *mut libc::siginfo_t,
+    context: *mut libc::c_void,
+) {
+    let Some(previous) = to.get() else { return };
     // SAFETY: `previous` is what the kernel gave for this signal. A default action is put back, and the instruction
     // faults again; a handler gets what this one got.
     unsafe {
         match previous.sa_sigaction {
             libc::SIG_DFL | libc::SIG_IGN => drop(libc::sigaction(signal, previous, null_mut())),
             handler if previous.sa_flags & libc::SA_SIGINFO != 0 => {
-                type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
                 std::mem::transmute::<usize, Handler>(handler)(signal, info, context);
             }
             handler => std::mem::transmute::<usize, extern "C" fn(libc::c_int)>(handler)(signal),

@@ -126,7 +126,7 @@ impl Calls {
                         is_complete.call(&mut *store, ())?
                     }
                 };
-                let (kind, message) = exports.report(store, memory);
+                let (kind, message) = if status == OK { Default::default() } else { exports.report(store, memory) };
                 Ok(Reply { status, kind, message })
             }
             Calls::CPython { call, answer } => {

@@ -13,11 +13,14 @@
 mod alarm;
 mod brake;
 mod cache;
+mod chunks;
 mod confine;
 mod cpython;
 mod guest;
 mod outcome;
 mod output;
+#[cfg(target_os = "linux")]
+mod pagemap;
 mod pages;
 mod python;
 mod session;

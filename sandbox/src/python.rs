@@ -217,7 +217,9 @@ fn engine(level: OptLevel) -> Result<Engine, SandboxError> {
 
 pub(crate) fn engine_of(config: &Config) -> Result<Engine, SandboxError> {
     brake::prepare();
-    Engine::new(config).map_err(|error| SandboxError::Prepare { stage: "settings", reason: format!("{error:#}") })
+    let engine = Engine::new(config);
+    brake::prepare_first();
+    engine.map_err(|error| SandboxError::Prepare { stage: "settings", reason: format!("{error:#}") })
 }
 
 pub(crate) fn config(level: OptLevel) -> Config {

@@ -127,7 +127,8 @@ impl Session {
     /// The session as it is now, to make others of. Costs a copy of the memory that it has written since its last call
     /// began, and shares the rest.
     pub fn snapshot(&self) -> Snapshot {
-        let checkpoint = Checkpoint::of(self.live.memory.data(&self.live.store), self.checkpoint.as_ref());
+        let Live { store, memory, .. } = &self.live;
+        let checkpoint = Checkpoint::of(memory.data(store), store.data().brake.chunks(), self.checkpoint.as_ref());
         Snapshot {
             python: Arc::clone(&self.python),
             limits: self.limits,
@@ -173,7 +174,10 @@ impl Session {
         self.is_saved = true;
         match &mut self.checkpoint {
             None => self.checkpoint = Some(Checkpoint::default()),
-            Some(checkpoint) => checkpoint.update(self.live.memory.data(&self.live.store)),
+            Some(checkpoint) => {
+                let Live { store, memory, .. } = &self.live;
+                checkpoint.update(memory.data(store), store.data().brake.chunks());
+            }
         }
     }
 

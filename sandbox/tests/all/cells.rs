@@ -44,6 +44,12 @@ fn the_last_bare_expression_is_echoed() {
         ("lambda_ = lambda: 7\nlambda_()", "7\n"),
         ("(y := 9)", "9\n"),
         ("print('no newline', end='')", "no newline"),
+        ("def f(): return 1", ""),
+        ("class C: pass", ""),
+        ("a: int = 5\nif a:\n    b: int = 6\na + b", "11\n"),
+        ("a: int = 5", ""),
+        ("def f(n: int) -> int:\n    m: int = n\n    return m\nf(3)", "3\n"),
+        ("from __future__ import annotations\ndef f(n: int): pass\nf.__annotations__", "{'n': 'int'}\n"),
     ];
     let mut session = session();
     for (code, expected) in cases {
