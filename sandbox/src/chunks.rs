@@ -58,9 +58,19 @@ impl Chunks {
         if !self.is_closed(chunk) {
             return false;
         }
-        let (word, bit) = place(chunk);
-        self.closed[word].fetch_and(!bit, Ordering::Relaxed);
-        self.protect(chunk..chunk + 1, libc::PROT_READ | libc::PROT_WRITE)
+        let open = libc::PROT_READ | libc::PROT_WRITE;
+        if self.protect(chunk..chunk + 1, open) {
+            let (word, bit) = place(chunk);
+            self.closed[word].fetch_and(!bit, Ordering::Relaxed);
+            return true;
+        }
+        // The process has as many mappings as it may: as one they are fewer. The memory ends behind its last closed chunk.
+        let end = (chunk..N_WORDS * 64).rev().find(|chunk| self.is_closed(*chunk)).map_or(0, |last| last + 1);
+        let are_open = self.protect(0..end, open);
+        if are_open {
+            self.were_opened();
+        }
+        are_open
     }
 
     /// All of the memory was made accessible.

@@ -8,8 +8,9 @@
 // multiplies Kᵀ-wise, so that a query is a column: scores = K · Qᵀ, sums += Vᵀ · weightsᵀ. A column's
 // rescaling by a new maximum is then one number for all that an invocation holds of it on AMD's units. Scores and weights
 // pass through a stage in shared memory that belongs to the subgroup alone, where SUBGROUP / WAVE_ROWS invocations take
-// the maximum and the exponentials of a row. Every subgroup takes every block that one of the tile's rows sees: drivers on
-// the processor wait for all of a workgroup where a subgroup waits for itself.
+// the maximum and the exponentials of a row. Every subgroup takes every block that one of the tile's rows sees, also
+// those that none of its own rows sees: with subgroups that skip blocks results came out wrong on a driver on the
+// processor (lavapipe of Mesa 26).
 // A query row is divided by the power of two that brings its largest element to 2^14; keys and values of type Q8_0 are
 // clamped to ±65504. Weights are at most LIFT, so that small ones keep their bits.
 // Bound by operations: 4 · head_dim for each row and position of the blocks that its tile sees.
@@ -38,6 +39,7 @@ layout(constant_id = 9) const uint MAT_N = 16;
 layout(constant_id = 10) const uint MAT_K = 16;
 layout(constant_id = 11) const uint SUBGROUP = 32;
 #include "kv_cache.glsl"
+#include "attention.glsl"
 #include "prompt_attention.glsl"
 
 // Scores are kept as logarithms to base 2, which is what the hardware's exponential takes.

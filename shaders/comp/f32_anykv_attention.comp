@@ -26,29 +26,8 @@ layout(constant_id = 3) const uint GROUP = 1;
 layout(constant_id = 4) const uint K_TYPE = 0;
 layout(constant_id = 5) const uint V_TYPE = 0;
 #include "kv_cache.glsl"
+#include "attention.glsl"
 
-layout(push_constant) uniform Push {
-    ReadF32x4 q;        // [n_tokens, q_stride4 * 4]
-    ReadU32x2 k_cache;  // two words hold four f16; or as K_TYPE says
-    ReadU32x2 v_cache;
-    ReadU32 tables;     // [n_seq, pages_per_seq]
-    ReadU32 seqs;       // [n_tokens]
-    ReadU32 positions;  // [n_tokens]
-    ReadF32 sinks;      // [n_head], read if has_sinks
-    WriteF32x4 dst;     // [n_tokens, q_stride4 * 4]
-    WriteF32x4 partials; // [n_tokens, n_head, n_splits, 1 + HEAD_DIM4]: maximum and sum, then the values; if n_splits > 1
-    uint n_head_kv;
-    uint group;         // query heads per key/value head, a multiple of GROUP
-    uint pages_per_seq;
-    uint window;        // 0xFFFFFFFF: no limit
-    uint has_sinks;
-    uint q_stride4;
-    float scale;        // 1 / sqrt(head_dim)
-    uint n_splits;
-} push;
-
-// Less than any score of finite activations, and still finite: exp(LOWEST - x) is 0, not NaN.
-const float LOWEST = -3.0e38;
 const uint N_PARTS = WG_SIZE / HEAD_DIM4;
 const uint MAX_SUBGROUPS = WG_SIZE / 4;
 
@@ -56,11 +35,6 @@ const uint MAX_SUBGROUPS = WG_SIZE / 4;
 shared vec4 query[GROUP * HEAD_DIM4 > WG_SIZE ? GROUP * HEAD_DIM4 : WG_SIZE];
 shared float weights[GROUP * WG_SIZE];
 shared float reduced[GROUP * MAX_SUBGROUPS];
-
-// Which part of the cache (a page of one head) holds a position of key/value head `head_kv`.
-uint part_of(uint table, uint head_kv, uint pos) {
-    return push.tables.v[table + pos / PAGE] * push.n_head_kv + head_kv;
-}
 
 // Maxima over the workgroup, of every head at once.
 void workgroup_max(inout float values[GROUP]) {

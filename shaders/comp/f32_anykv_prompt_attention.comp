@@ -25,6 +25,7 @@ layout(constant_id = 5) const uint ROWS = 32;
 layout(constant_id = 6) const uint BLOCK = 32;
 layout(constant_id = 7) const uint THREAD_ROWS = 4;
 #include "kv_cache.glsl"
+#include "attention.glsl"
 #include "prompt_attention.glsl"
 
 const uint ROW_LANES = ROWS / THREAD_ROWS, POS_LANES = WG_SIZE / ROW_LANES;

@@ -1,33 +1,9 @@
-// What both kernels for the attention of prompts have in common: push constants, a workgroup's tile of query rows, what
-// each row sees, and where it goes.
+// What both kernels for the attention of prompts have in common: a workgroup's tile of query rows, what each row sees, and
+// where it goes.
 // A query row is a token with one of the `group` query heads that share a key/value head: row = token * group + head. A
 // tile is up to ROWS neighbouring rows of one sequence, whose positions ascend; a prompt's tiles begin and end anywhere
 // in a token, so that only the last one of a sequence has room left, whatever the group.
-// Include after buffers.glsl and kv_cache.glsl.
-layout(push_constant) uniform Push {
-    ReadF32x4 q;        // [n_tokens, q_stride4 * 4]
-    ReadU32x2 k_cache;  // two words hold four f16; or as K_TYPE says
-    ReadU32x2 v_cache;
-    ReadU32 tables;     // [n_seq, pages_per_seq]
-    ReadU32 seqs;       // [n_tokens]
-    ReadU32 positions;  // [n_tokens]
-    ReadF32 sinks;      // [n_head], read if has_sinks
-    ReadU32x2 tiles;    // [n_tiles]: first row, rows
-    WriteF32x4 dst;     // [n_tokens, q_stride4 * 4]
-    WriteF32x4 partials; // [n_tokens, n_head, n_splits, 1 + HEAD_DIM4]: maximum and sum, then the values; if n_splits > 1
-    uint n_head_kv;
-    uint group;         // query heads per key/value head
-    uint pages_per_seq;
-    uint window;        // 0xFFFFFFFF: no limit
-    uint has_sinks;
-    uint q_stride4;
-    float scale;        // 1 / sqrt(head_dim)
-    uint n_splits;
-} push;
-
-// Less than any score of finite activations, and still finite: exp(LOWEST - x) is 0, not NaN.
-const float LOWEST = -3.0e38;
-
+// Include after attention.glsl.
 struct QueryTile {
     uint head_kv;
     uint first_row;
@@ -75,9 +51,8 @@ QueryTile query_tile() {
     return QueryTile(gl_WorkGroupID.x, rows.x, rows.y, table, start, end);
 }
 
-// Which part of the cache (a page of one head) holds a position.
 uint part_of(QueryTile tile, uint pos) {
-    return push.tables.v[tile.table + pos / PAGE] * push.n_head_kv + tile.head_kv;
+    return part_of(tile.table, tile.head_kv, pos);
 }
 
 // Where a row's partial results begin, if there are several splits.

@@ -23,6 +23,7 @@ push_constants! {
         seqs: ReadAddress,
         positions: ReadAddress,
         sinks: ReadAddress,
+        tiles: ReadAddress,
         dst: WriteAddress,
         partials: WriteAddress,
         n_head_kv: u32,
@@ -98,6 +99,75 @@ pub struct View<'a> {
     pub partials: &'a Region,
 }
 
+/// The attention of a span of a batch: rows and places are those of its tokens alone.
+pub(super) struct Task<'a> {
+    pub q: Rows<'a>,
+    pub dst: Rows<'a>,
+    pub places: Places<'a>,
+    pub shape: CacheShape,
+    pub cache: &'a LayerCache,
+    pub view: &'a View<'a>,
+    pub span: &'a Span,
+}
+
+impl Task<'_> {
+    pub fn n_head(&self) -> usize {
+        self.q.width / self.shape.head_dim
+    }
+
+    /// Bytes of the results of one piece of the positions.
+    pub fn result_bytes(&self) -> u64 {
+        (self.q.n_rows * self.n_head() * (4 + self.shape.head_dim) * 4) as u64
+    }
+
+    /// Records `groups` workgroups of a kernel, whose last dimension are the pieces of the positions, and what brings
+    /// several together. It reads `n_read` positions, and its tokens see `n_seen`.
+    pub fn dispatch(
+        &self,
+        gpu: &mut Gpu,
+        variant: &Variant,
+        groups: [u32; 3],
+        tiles: Option<&Region>,
+        [n_read, n_seen]: [u64; 2],
+    ) -> Result<(), VulkanError> {
+        let Task { q, dst, places, shape, cache, view, .. } = self;
+        let n_splits = groups[2] as usize;
+        let is_split = n_splits > 1;
+        let written_bytes = if is_split { self.result_bytes() * n_splits as u64 } else { dst.bytes() };
+        assert!(!is_split || written_bytes <= view.partials.bytes, "{n_splits} splits of {} tokens", q.n_rows);
+        let pipeline = gpu.pipelines.get(variant)?;
+        let mut op = gpu.commands.op();
+        let push = Push {
+            q: op.reads(q.region),
+            k_cache: op.reads(&cache.k),
+            v_cache: op.reads(&cache.v),
+            tables: op.reads(places.tables),
+            seqs: op.reads(places.seqs),
+            positions: op.reads(places.positions),
+            sinks: view.sinks.map_or(ReadAddress::NONE, |s| s.quants),
+            tiles: tiles.map_or(ReadAddress::NONE, |tiles| op.reads(tiles)),
+            // Only one of the two is written.
+            dst: if is_split { WriteAddress::NONE } else { op.writes(dst.region) },
+            partials: if is_split { op.writes(view.partials) } else { WriteAddress::NONE },
+            n_head_kv: shape.n_head_kv as u32,
+            group: view.work.group() as u32,
+            pages_per_seq: places.pages_per_seq as u32,
+            window: view.window.map_or(u32::MAX, |w| w as u32),
+            has_sinks: u32::from(view.sinks.is_some()),
+            q_stride4: q.stride4("q"),
+            scale: 1.0 / (shape.head_dim as f32).sqrt(),
+            n_splits: n_splits as u32,
+        };
+        let cost = Cost {
+            read_bytes: q.bytes() + n_read * shape.types.bytes((shape.n_head_kv * shape.head_dim) as u64),
+            written_bytes,
+            flops: n_seen * 4 * q.width as u64,
+        };
+        op.dispatch(pipeline, groups, &push, cost)?;
+        if is_split { merge_splits(gpu, *dst, shape.head_dim, view, n_splits) } else { Ok(()) }
+    }
+}
+
 /// Into how many pieces the positions of each token are cut, so that few tokens with long contexts (at most
 /// `max_positions`) keep the whole device busy.
 fn n_splits(tuning: &Tuning, n_tokens: usize, n_head: usize, group: usize, max_positions: u64) -> usize {
@@ -139,69 +209,38 @@ pub fn record(
         let numbers = |all: &Region| all.slice(4 * first, 4 * n as u64);
         let (q_region, dst_region) = (rows(q), rows(dst));
         let (seqs, positions) = (numbers(places.seqs), numbers(places.positions));
-        let q = Rows { region: &q_region, n_rows: n, ..q };
-        let dst = Rows { region: &dst_region, n_rows: n, ..dst };
-        let places = Places { seqs: &seqs, positions: &positions, ..*places };
+        let task = Task {
+            q: Rows { region: &q_region, n_rows: n, ..q },
+            dst: Rows { region: &dst_region, n_rows: n, ..dst },
+            places: Places { seqs: &seqs, positions: &positions, ..*places },
+            shape,
+            cache,
+            view,
+            span,
+        };
         if span.tiles.is_empty() {
-            record_tokens(gpu, q, &places, shape, cache, dst, (view, span))?;
+            record_tokens(gpu, &task)?;
         } else {
-            prompt_attention::record(gpu, q, &places, shape, cache, dst, (view, span))?;
+            prompt_attention::record(gpu, &task)?;
         }
     }
     Ok(())
 }
 
-/// Records the attention of the tokens of `span` one by one; `q`, `dst` and `places` are of those alone.
-fn record_tokens(
-    gpu: &mut Gpu,
-    q: Rows<'_>,
-    places: &Places<'_>,
-    shape: CacheShape,
-    cache: &LayerCache,
-    dst: Rows<'_>,
-    (view, span): (&View<'_>, &Span),
-) -> Result<(), VulkanError> {
-    let (head_dim, workgroup, group) = (shape.head_dim, gpu.tuning.attention, view.work.group());
+/// Records the attention of tokens one by one.
+fn record_tokens(gpu: &mut Gpu, task: &Task<'_>) -> Result<(), VulkanError> {
+    let (head_dim, workgroup, group) = (task.shape.head_dim, gpu.tuning.attention, task.view.work.group());
     assert!(head_dim / 4 <= workgroup as usize, "a head of {head_dim} and workgroups of {workgroup}");
-    let n_head = q.width / head_dim;
-    let (n_positions, most) = view.work.seen(span, view.window);
-    let n_splits = n_splits(&gpu.tuning, q.n_rows, n_head, group, most);
-    let partial_bytes = if n_splits > 1 { (q.n_rows * n_head * n_splits * (4 + head_dim) * 4) as u64 } else { 0 };
-    assert!(partial_bytes <= view.partials.bytes, "{n_splits} splits of {} tokens", q.n_rows);
-    let pipeline = gpu.pipelines.get(&attention(&gpu.tuning, head_dim, group, shape.types))?;
-    let mut op = gpu.commands.op();
-    let push = Push {
-        q: op.reads(q.region),
-        k_cache: op.reads(&cache.k),
-        v_cache: op.reads(&cache.v),
-        tables: op.reads(places.tables),
-        seqs: op.reads(places.seqs),
-        positions: op.reads(places.positions),
-        sinks: view.sinks.map_or(ReadAddress::NONE, |s| s.quants),
-        // Only one of the two is written.
-        dst: if n_splits > 1 { WriteAddress::NONE } else { op.writes(dst.region) },
-        partials: if n_splits > 1 { op.writes(view.partials) } else { WriteAddress::NONE },
-        n_head_kv: shape.n_head_kv as u32,
-        group: group as u32,
-        pages_per_seq: places.pages_per_seq as u32,
-        window: view.window.map_or(u32::MAX, |w| w as u32),
-        has_sinks: u32::from(view.sinks.is_some()),
-        q_stride4: q.stride4("q"),
-        scale: 1.0 / (head_dim as f32).sqrt(),
-        n_splits: n_splits as u32,
-    };
-    let cost = Cost {
-        read_bytes: q.bytes() + n_positions * shape.types.bytes((shape.n_head_kv * head_dim) as u64),
-        written_bytes: if n_splits > 1 { partial_bytes } else { dst.bytes() },
-        flops: n_positions * 4 * q.width as u64,
-    };
-    let groups = [(n_head / heads_at_once(group)) as u32, q.n_rows as u32, n_splits as u32];
-    op.dispatch(pipeline, groups, &push, cost)?;
-    if n_splits > 1 { merge_splits(gpu, dst, head_dim, view, n_splits) } else { Ok(()) }
+    let (n_head, n_tokens) = (task.n_head(), task.q.n_rows);
+    let (n_positions, most) = task.view.work.seen(task.span, task.view.window);
+    let n_splits = n_splits(&gpu.tuning, n_tokens, n_head, group, most);
+    let variant = attention(&gpu.tuning, head_dim, group, task.shape.types);
+    let groups = [n_head / heads_at_once(group), n_tokens, n_splits].map(|n| n as u32);
+    task.dispatch(gpu, &variant, groups, None, [n_positions; 2])
 }
 
 /// Brings the results of several pieces of the positions together.
-pub(super) fn merge_splits(
+fn merge_splits(
     gpu: &mut Gpu,
     dst: Rows<'_>,
     head_dim: usize,
