@@ -37,7 +37,7 @@ pub(crate) enum Request {
 
 /// The functions of one instance.
 pub(crate) enum Calls {
-    RustPython(Exports),
+    RustPython(Box<Exports>),
     CPython {
         /// Calls a Python function.
         call: TypedFunc<u32, u32>,
@@ -93,14 +93,14 @@ impl Guest {
         // call.
         unsafe { store.data().brake.fix(memory.data_ptr(&*store), interrupt) };
         Ok(match self {
-            Guest::RustPython => Calls::RustPython(Exports {
+            Guest::RustPython => Calls::RustPython(Box::new(Exports {
                 input: instance.get_typed_func(&mut *store, "input")?,
                 seed: instance.get_typed_func(&mut *store, "seed")?,
                 run: instance.get_typed_func(&mut *store, "run")?,
                 is_complete: instance.get_typed_func(&mut *store, "is_complete")?,
                 report: instance.get_typed_func(&mut *store, "report")?,
                 report_len: instance.get_typed_func(&mut *store, "report_len")?,
-            }),
+            })),
             Guest::CPython(cpython) => Calls::CPython {
                 call: cpython::function(instance, &mut *store, cpython::CALL)?,
                 answer: cpython.image.answer,
@@ -114,7 +114,7 @@ impl Calls {
     pub(crate) fn ask(&self, store: &mut Store<Host>, memory: Memory, request: Request) -> Result<Reply> {
         match self {
             Calls::RustPython(exports) => {
-                let Exports { input, seed, run, is_complete, .. } = exports;
+                let Exports { input, seed, run, is_complete, .. } = &**exports;
                 let status = match request {
                     Request::Seed(value) => seed.call(&mut *store, value)?,
                     Request::Run(code) => {

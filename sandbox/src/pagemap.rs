@@ -286,7 +286,7 @@ mod tests {
             assert!(written(memory, &(0..N_PAGES)).unwrap().is_empty());
             (memory[0], memory[63 * PAGE_BYTES]) = (3, 3);
             assert_eq!(written(memory, &(0..N_PAGES)).unwrap(), [0..1, 63..64]);
-            assert_eq!(written(memory, &(1..N_PAGES)).unwrap(), [63..64]);
+            assert_eq!(written(memory, &(1..60)).unwrap(), []);
             [0..1, 63..64].iter().for_each(|pages| protect(memory, pages).unwrap());
             assert!(written(memory, &(0..N_PAGES)).unwrap().is_empty());
         }

@@ -135,7 +135,7 @@ const GPT_OSS: Target = Target {
 };
 
 /// All targets, by family and size.
-pub static TARGETS: [Target; 25] = [
+pub static TARGETS: [Target; 26] = [
     GPT_OSS,
     Target {
         name: "gpt-oss-120b",
@@ -255,6 +255,22 @@ pub static TARGETS: [Target; 25] = [
         rms_eps: 1e-5,
         moe: Some(Experts { n_expert: 8, n_used: 2, n_ff: 14_336, n_ff_shared: 0 }),
         ..QWEN3
+    },
+    Target {
+        name: "smollm2-135m",
+        file_type: FileType::Q8_0,
+        family: Family::Plain,
+        n_layer: 30,
+        n_embd: 576,
+        n_ff: 1536,
+        n_head: 9,
+        n_head_kv: 3,
+        head_dim: 64,
+        n_vocab: 49_152,
+        n_ctx: 8192,
+        rope_base: 1e5,
+        tied: true,
+        ..R1_LLAMA
     },
 ];
 
