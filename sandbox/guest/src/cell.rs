@@ -8,6 +8,7 @@ use rustpython_vm::pymodule;
 
 #[pymodule]
 pub mod _sandbox {
+    use ruff_source_file::SourceFile;
     use rustpython_vm::{
         PyObjectRef, PyResult, VirtualMachine,
         builtins::{PyCode, PyStrRef},
@@ -20,7 +21,6 @@ pub mod _sandbox {
             codegen, parser, pre_parse_source_error,
         },
     };
-    use ruff_source_file::SourceFile;
     use std::{fs::File, io::Write, mem::ManuallyDrop, os::fd::FromRawFd};
 
     /// Writes text to stdout, unbuffered; returns its length in characters as `file.write` does.
