@@ -17,7 +17,7 @@ const N_WORDS: usize = (4 << 30) / CHUNK_BYTES / 64;
 #[derive(Debug)]
 pub(crate) struct Chunks {
     base: usize,
-    /// Chunks that are never closed: other threads than the call's write there, or the kernel.
+    /// Chunks that are never closed: other threads than the call's write there, whose faults nobody handles.
     pinned: Vec<usize>,
     closed: [AtomicU64; N_WORDS],
 }

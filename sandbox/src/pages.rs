@@ -41,7 +41,7 @@ pub(crate) struct Checkpoint {
 /// What the kernel was told about the memory; nothing before the first `update`.
 #[derive(Clone, Debug, Default)]
 struct Watch {
-    /// The memory's whole chunks, as far as the kernel was asked to note writes.
+    /// The memory's whole chunks at the last update, whose writes the kernel was asked to note, where it can.
     chunks: Vec<Chunk>,
     /// Pages that aren't protected and count as written, each with the number of updates in a row that found it as it was.
     open: BTreeMap<usize, u8>,
