@@ -305,6 +305,12 @@ fn integers_are_taken_and_made_as_in_cpython() {
 }
 
 #[test]
+fn iterators_are_copied_and_pickled_as_they_were_left() {
+    let shown = output(&mut session(), include_str!("../data/iterators.py"));
+    assert_eq!(shown, include_str!("../data/iterators.txt"));
+}
+
+#[test]
 fn assumptions_are_deduced_as_sympys_own_code_does() {
     check(
         "from sympy.core.assumptions import StdFactKB, _assume_rules\nfrom sympy.core.facts import FactKB, InconsistentAssumptions\n\

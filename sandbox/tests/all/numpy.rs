@@ -74,3 +74,18 @@ fn numpy_and_sympy_live_together() {
         assert_eq!(output(&mut session, code).trim_end(), expected, "{code}");
     }
 }
+
+#[test]
+fn sympy_takes_scalars_and_arrays() {
+    let mut session = session();
+    output(&mut session, "import numpy as np\nfrom sympy import *");
+    for (code, expected) in [
+        ("sympify(np.bool_(True)), sympify(np.int64(3)), sympify(np.complex128(2j))", "(True, 3, 2.0*I)"),
+        ("sympify(np.float64(0.5)), sympify(np.float64('inf')), Integer(np.int64(7))", "(0.500000000000000, oo, 7)"),
+        ("sympify(np.array([[1, 2], [3, 4]])), sympify(np.array([True]))", "([[1, 2], [3, 4]], [True])"),
+        ("Matrix(np.eye(2, dtype=int)) == eye(2), Matrix(np.array([[1, 2], [3, 4]])).det()", "(True, -2)"),
+        ("sympify(np.arange(3) > 1), sum(np.arange(4)) + Symbol('x')", "([False, False, True], x + 6)"),
+    ] {
+        assert_eq!(output(&mut session, code).trim_end(), expected, "{code}");
+    }
+}

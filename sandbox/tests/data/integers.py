@@ -2,7 +2,13 @@
 
 `integers.txt` is what CPython prints: `python3 integers.py > integers.txt`.
 """
+import bisect
+import collections
+import functools
 import itertools
+import random
+import re
+import sys
 
 
 class Two:
@@ -88,3 +94,58 @@ try:
     name_0
 except NameError as error:
     print(error)
+
+
+class Long:
+    def __len__(self):
+        return 5 * 10**9
+
+    def __getitem__(self, index):
+        return index
+
+
+# Sizes and places of 64 bits: `sys.maxsize` is the number that is larger than any other, as programs use it.
+print(sys.maxsize, min([sys.maxsize, 5_000_000_000]), len(range(10**12)), len(range(-sys.maxsize, 0, 3)))
+for case in """\
+list(itertools.islice('abc', sys.maxsize))
+list(itertools.islice('abc', 1, sys.maxsize, 10**10))
+list(zip('ab', itertools.repeat(1, sys.maxsize)))
+list(collections.deque('abc', maxlen=sys.maxsize))
+functools.lru_cache(maxsize=sys.maxsize)(abs)(-1)
+'a b c'.split(' ', sys.maxsize), 'aa'.replace('a', 'b', sys.maxsize), 'ab'.find('b', -sys.maxsize, sys.maxsize)
+[1, 2, 3][:sys.maxsize], [1, 2, 3][-sys.maxsize:], 'abc'[5 * 10**9:], [1, 2].index(2, 0, sys.maxsize)
+re.sub('a', 'b', 'aa', count=sys.maxsize), re.compile('a').search('ba', 0, sys.maxsize).span()
+bisect.bisect_left(range(10**18), True, key=lambda n: n * n >= 10**30), bisect.bisect(range(10**12), 5, 10**11, 2 * 10**11)
+bisect.bisect_left([1, 2, 2, 3], 2), bisect.bisect([1, 2, 2, 3], 2, 0, 3), bisect.bisect([], 1)
+bisect.bisect([1, 2], 1, -1)
+len(Long()), bool(Long()), bool(range(10**12)), bisect.bisect_left(Long(), 4 * 10**9)
+random.choice(range(10**12)) < 10**12, len(random.sample(range(10**10), 3))
+[1].pop(sys.maxsize)
+[1, 2][sys.maxsize]
+range(10**30)[10**29]
+len(range(10**19))
+collections.deque('a', maxlen=-1)
+list(itertools.islice('abc', 2**63))
+list(itertools.islice('abc', -1))
+'abc'.split('b', 2**63)""".splitlines():
+    try:
+        print(case, '->', eval(case))
+    except (IndexError, OverflowError, ValueError) as error:
+        print(case, '->', type(error).__name__)
+print({len(range(10**12)) for _ in range(99)}, {len(Long()) for _ in range(99)}, {len('ab') for _ in range(99)})
+turned, grown = collections.deque(range(7)), []
+turned.rotate(10**18)
+grown.insert(10**12, 'a')
+grown.insert(-10**12, 'b')
+turned.insert(-10**12, 'first')
+turned.insert(10**12, 'last')
+print(turned, grown)
+print(0 / -5, 0 / -(10**30), 0 / 5, -0 / 7, 0.0 ** float('-inf'), (-0.0) ** float('-inf'))
+
+
+class Octets:
+    def __bytes__(self):
+        return b'\1\2'
+
+
+print(int.from_bytes(Octets(), 'big'), int.from_bytes([1, 0]), int.from_bytes(b'\xff', signed=True))

@@ -259,6 +259,12 @@ np.array([True]) - np.array([False])
 np.array([True, False]) + 1
 np.array([True, False]) * 2.5
 np.array([1.5, 2.5]) // 1, np.array([-1.5]) % 1
+np.iscomplex([1, 2j, 0j]), np.iscomplex(3), np.isrealobj(np.arange(3)), np.iscomplexobj([1j])
+np.isposinf([1.0, np.inf, -np.inf]), np.isneginf([1.0, np.inf, -np.inf])
+isinstance(np.int64(1), np.integer), isinstance(np.float64(1), np.floating)
+isinstance(np.bool_(True), np.number), isinstance(np.complex128(1), np.number), isinstance(np.bool_(True), np.generic)
+type(np.int64(1)), type(np.arange(3)), type(np.arange(3) > 1), type(np.float64(1)), type((np.arange(3) > 1)[0])
+np.finfo(float).nmant, np.finfo(np.float64(1)).eps, np.finfo(float).precision
 """
 
 PROGRAMS = r"""

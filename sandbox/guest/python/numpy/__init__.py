@@ -19,16 +19,20 @@ from ._core import (
     broadcast_shapes,
     broadcast_to,
     complex128,
+    complexfloating,
     dot,
     dtype,
     float64,
+    floating,
     fresh as _fresh,
     generic,
     int64,
+    integer,
     matmul,
     ndarray,
     newaxis,
     nonzero,
+    number,
     reduction as _reduction,
     unary as _unary,
     zeros,
@@ -37,7 +41,6 @@ from ._core import (
 __version__ = "2.4.0"
 bool = bool_
 int_, float_, complex_, double, intp = int64, float64, complex128, float64, int64
-number, integer, floating = generic, int64, float64
 pi, e, inf, nan, euler_gamma = _math.pi, _math.e, _math.inf, _math.nan, 0.5772156649015329
 
 
@@ -752,6 +755,26 @@ def isreal(a):
     return equal(imag(a), 0)
 
 
+def iscomplex(a):
+    return not_equal(imag(a), 0)
+
+
+def isrealobj(a):
+    return not iscomplexobj(a)
+
+
+def iscomplexobj(a):
+    return asarray(a).dtype.kind == "c"
+
+
+def isposinf(a):
+    return equal(a, inf)
+
+
+def isneginf(a):
+    return equal(a, -inf)
+
+
 def isscalar(a):
     return isinstance(a, (int, float, complex, str, generic))
 
@@ -911,8 +934,9 @@ class iinfo:
 
 class finfo:
     def __init__(self, kind=float):
-        self.eps, self.max, self.min = 2.220446049250313e-16, 1.7976931348623157e308, -1.7976931348623157e308
-        self.tiny, self.bits = 2.2250738585072014e-308, 64
+        self.eps, self.tiny = float64(2.220446049250313e-16), float64(2.2250738585072014e-308)
+        self.max, self.min = float64(1.7976931348623157e308), float64(-1.7976931348623157e308)
+        self.bits, self.nmant, self.precision = 64, 52, 15
 
 
 def _public():

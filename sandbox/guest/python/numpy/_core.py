@@ -63,7 +63,31 @@ class generic:
         return getattr(asarray(self), name)
 
 
-class int64(generic, int):
+class number(generic):
+    """A scalar that is no truth value."""
+
+    __slots__ = ()
+
+
+class integer(number):
+    """What integers are."""
+
+    __slots__ = ()
+
+
+class floating(number):
+    """What real numbers are."""
+
+    __slots__ = ()
+
+
+class complexfloating(number):
+    """What complex numbers are."""
+
+    __slots__ = ()
+
+
+class int64(integer, int):
     """A 64-bit integer."""
 
     __slots__ = ()
@@ -90,7 +114,7 @@ class int64(generic, int):
         return int(self)
 
 
-class float64(generic, float):
+class float64(floating, float):
     """A double."""
 
     __slots__ = ()
@@ -112,7 +136,7 @@ class float64(generic, float):
         return float(self)
 
 
-class complex128(generic, complex):
+class complex128(complexfloating, complex):
     """A pair of doubles."""
 
     __slots__ = ()
@@ -166,6 +190,7 @@ class bool_(generic):
 
 TRUE, FALSE = object.__new__(bool_), object.__new__(bool_)
 TRUE._value, FALSE._value = True, False
+
 
 SCALARS = {"bool": bool_, "int64": int64, "float64": float64, "complex128": complex128}
 DTYPES = {}
@@ -1000,3 +1025,8 @@ def _install():
 
 
 _install()
+
+# sympy, for one, knows what is numpy's by the module that its class is of.
+bool_.__name__ = bool_.__qualname__ = "bool"
+for _class in (dtype, generic, number, integer, floating, complexfloating, int64, float64, complex128, bool_, ndarray):
+    _class.__module__ = "numpy"
