@@ -14,6 +14,7 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process::Command,
+    time::SystemTime,
 };
 
 const TARGET: &str = "wasm32-wasip1";
@@ -98,7 +99,8 @@ fn without_custom_sections(module: &[u8]) -> Option<Vec<u8>> {
     Some(kept)
 }
 
-/// Compresses `wasm` into `packed` with the `zstd` program; the decoder in the sandbox is Rust.
+/// Compresses `wasm` into `packed` with the `zstd` program; the decoder in the sandbox is Rust. The file appears when it
+/// is whole, and with the time of then: cargo, which goes by times, would not see one that is as old as `wasm`.
 fn compress(wasm: &Path, packed: &Path) -> Result<()> {
     step("compressing the module");
     ensure!(
@@ -106,8 +108,13 @@ fn compress(wasm: &Path, packed: &Path) -> Result<()> {
         "the program `zstd` is missing: install it (on Debian: apt-get install zstd)"
     );
     let mut zstd = Command::new("zstd");
-    zstd.args(["--quiet", "--force", "--no-progress", ZSTD_LEVEL, ZSTD_WINDOW]).arg(wasm).arg("-o").arg(packed);
-    shell::run(&mut zstd)
+    let unfinished = packed.with_extension("part");
+    zstd.args(["--quiet", "--force", "--no-progress", ZSTD_LEVEL, ZSTD_WINDOW]).arg(wasm).arg("-o").arg(&unfinished);
+    shell::run(&mut zstd)?;
+    let file = fs::File::options().write(true).open(&unfinished);
+    file.and_then(|file| file.set_modified(SystemTime::now()))
+        .and_then(|()| fs::rename(&unfinished, packed))
+        .with_context(|| format!("cannot write {}", packed.display()))
 }
 
 /// One line `<sha256>  <path below sandbox/>` for every source and for the module, sorted by path.
