@@ -38,7 +38,7 @@ itertools.zip_longest('abc', [1], fillvalue='-')
 itertools.groupby([1, 1, 2, 2, 2, 1], operator.index)
 itertools.groupby([None, None, 0])"""
 
-# One that has been left before its end by a copy goes on from there, in the copy, too: a shallow copy shares it.
+# No shallow copies here: they share the iterator below, so that what one takes is missing in the other.
 COPIES = copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it)), lambda it: pickle.loads(pickle.dumps(it, 0))
 
 
