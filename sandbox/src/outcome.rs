@@ -20,12 +20,22 @@ pub struct Limits {
     pub output_bytes: usize,
     /// How many calls a session answers.
     pub n_calls: u64,
+    /// Whether code sees the machine's date and time (in UTC, to the millisecond) instead of a clock that starts at
+    /// 2026-01-01. What it does may then differ from run to run.
+    pub allow_clock: bool,
 }
 
 impl Default for Limits {
-    /// 6 s and one more, 1 GiB, 64 KiB, any number of calls.
+    /// 6 s and one more, 1 GiB, 64 KiB, any number of calls, no clock.
     fn default() -> Self {
-        Limits { time_ms: 6_000, grace_ms: 1_000, memory_bytes: 1 << 30, output_bytes: 64 << 10, n_calls: u64::MAX }
+        Limits {
+            time_ms: 6_000,
+            grace_ms: 1_000,
+            memory_bytes: 1 << 30,
+            output_bytes: 64 << 10,
+            n_calls: u64::MAX,
+            allow_clock: false,
+        }
     }
 }
 

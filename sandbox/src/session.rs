@@ -292,6 +292,7 @@ impl Live {
         let (hard, image) = (limit_bytes(limits), python.image_bytes as usize);
         let host = self.store.data_mut();
         host.limit_bytes = hard;
+        host.allow_clock = limits.allow_clock;
         host.soft_limit_bytes = hard - hard.saturating_sub(image) / SPARE_MEMORY;
     }
 

@@ -1,4 +1,5 @@
-//! The world as the guest sees it: standard output, a seeded random source, a clock that starts at a fixed date.
+//! The world as the guest sees it: standard output, a seeded random source, a clock that starts at a fixed date unless
+//! the machine's own is allowed.
 //!
 //! Owns the dozen WASI functions that do anything; every other import answers "not supported". There is no file
 //! system (but the one of `cpython::files`), network, environment or argument list, and standard input is at its end.
@@ -11,7 +12,7 @@ use crate::{
 };
 use std::{
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use wasmtime::{Caller, Engine, Extern, ExternType, Linker, Memory, Module, ResourceLimiter, Result, Val};
 
@@ -33,6 +34,8 @@ pub(crate) struct Host {
     pub(crate) memory: Option<Memory>,
     /// The clock's zero.
     pub(crate) started: Instant,
+    /// Whether the date is the machine's.
+    pub(crate) allow_clock: bool,
     /// What CPython sees of a file system and of its calls; nothing for RustPython.
     pub(crate) files: Files,
 }
@@ -49,14 +52,30 @@ impl Host {
             random: Random(0),
             memory: None,
             started: Instant::now(),
+            allow_clock: false,
             files: Files::default(),
         }
     }
 
     /// Nanoseconds since the session began, in whole milliseconds: too coarse to time the host with.
     fn elapsed_ns(&self) -> u64 {
-        self.started.elapsed().as_millis() as u64 * 1_000_000
+        whole_ms(self.started.elapsed())
     }
+
+    /// Nanoseconds that WASI's clock `id` shows; 0 is the date, which counts from 1970, the others count from the
+    /// session's beginning.
+    fn clock_ns(&self, id: u32) -> u64 {
+        match id {
+            0 if self.allow_clock => whole_ms(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()),
+            0 => EPOCH_NS + self.elapsed_ns(),
+            _ => self.elapsed_ns(),
+        }
+    }
+}
+
+/// Nanoseconds, without what is below a millisecond.
+fn whole_ms(time: Duration) -> u64 {
+    time.as_millis() as u64 * 1_000_000
 }
 
 /// Most elements of the guest's function table.
@@ -147,8 +166,7 @@ pub(crate) fn linker(engine: &Engine, module: &Module) -> Result<Linker<Host>> {
         answer(put(&mut caller, result, &1_000_000u64.to_le_bytes()))
     })?;
     linker.func_wrap(PREVIEW1, "clock_time_get", |mut caller: Caller<'_, Host>, clock: u32, _: u64, result: u32| {
-        let base_ns = if clock == 0 { EPOCH_NS } else { 0 };
-        let now_ns = base_ns + caller.data().elapsed_ns();
+        let now_ns = caller.data().clock_ns(clock);
         answer(put(&mut caller, result, &now_ns.to_le_bytes()))
     })?;
     linker.func_wrap(PREVIEW1, "random_get", |mut caller: Caller<'_, Host>, address: u32, len: u32| {
@@ -242,9 +260,9 @@ fn poll_oneoff(mut caller: Caller<'_, Host>, ins: u32, outs: u32, n_subscription
         return Ok(errno::NOSYS);
     }
     let timeout_ns = u64::from_le_bytes(subscription[24..32].try_into().expect("eight bytes"));
-    let is_wall_clock = subscription[16] == 0;
+    let clock = u32::from_le_bytes(subscription[16..20].try_into().expect("four bytes"));
     let is_absolute = subscription[40] & 1 != 0;
-    let now_ns = host.elapsed_ns() + if is_wall_clock { EPOCH_NS } else { 0 };
+    let now_ns = host.clock_ns(clock);
     let wait = Duration::from_nanos(if is_absolute { timeout_ns.saturating_sub(now_ns) } else { timeout_ns });
     // event, 32 bytes: u64 userdata, u16 error, u8 type (0: clock).
     let mut event = [0u8; 32];

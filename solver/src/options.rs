@@ -125,6 +125,9 @@ struct LimitFields {
     output_bytes: usize,
     grace_ms: u64,
     n_calls: u64,
+    /// Journals from before it was there have none.
+    #[serde(default)]
+    allow_clock: bool,
 }
 
 /// Most attempts per problem: a bound on memory, far above what one machine can serve.

@@ -51,6 +51,9 @@ pub struct Args {
     /// Seed of Python's random numbers
     #[arg(short, long, value_name = "N", default_value_t = 0)]
     seed: u64,
+    /// Show the code the machine's date and time (UTC) instead of a clock that starts at 2026-01-01
+    #[arg(long)]
+    allow_clock: bool,
     #[command(flatten)]
     server: serve::ServeArgs,
 }
@@ -115,15 +118,17 @@ fn limits(args: &Args) -> Limits {
         grace_ms: ms(args.grace),
         memory_bytes: (args.memory as u64).saturating_mul(1 << 20),
         output_bytes: args.output.saturating_mul(1 << 10),
+        allow_clock: args.allow_clock,
         ..Limits::default()
     }
 }
 
 fn print_limits(limits: &Limits, as_json: bool, out: &mut impl Write) -> Result<(), Failure> {
-    let Limits { time_ms, grace_ms, memory_bytes, output_bytes, .. } = limits;
+    let Limits { time_ms, grace_ms, memory_bytes, output_bytes, allow_clock, .. } = limits;
     if as_json {
         let value = json!({
             "time_ms": time_ms, "grace_ms": grace_ms, "memory_bytes": memory_bytes, "output_bytes": output_bytes,
+            "allow_clock": allow_clock,
         });
         serde_json::to_writer_pretty(&mut *out, &value)?;
         writeln!(out)?;
@@ -137,7 +142,8 @@ fn print_limits(limits: &Limits, as_json: bool, out: &mut impl Write) -> Result<
         )?;
         writeln!(out, "memory  {} MiB, the interpreter's own included", memory_bytes >> 20)?;
         writeln!(out, "output  {} KiB, the middle of more is dropped", output_bytes >> 10)?;
-        writeln!(out, "files, processes, network, environment: none; clock and random numbers: seeded")?;
+        let clock = if *allow_clock { "the machine's" } else { "one of its own, from 2026-01-01" };
+        writeln!(out, "files, processes, network, environment: none; random numbers: seeded; clock: {clock}")?;
     }
     Ok(())
 }

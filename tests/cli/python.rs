@@ -84,6 +84,14 @@ fn nothing_outside_is_reached() {
 }
 
 #[test]
+fn the_date_is_the_machines_only_where_that_is_allowed() {
+    let year = "import time; time.gmtime().tm_year, time.time() > 1_767_225_600 + 3600";
+    assert_eq!(python(year).ok(), "(2026, False)\n");
+    assert!(aimo(["-q", "python", "--allow-clock", "-c", year]).ok().ends_with(", True)\n"));
+    assert!(aimo(["python", "--limits", "--allow-clock"]).ok().contains("clock: the machine's"));
+}
+
+#[test]
 fn the_outcome_as_json() {
     let done = aimo(["-q", "python", "--json", "-c", "print('before')\n1 / 0"]);
     assert_eq!(done.status, 1);

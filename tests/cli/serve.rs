@@ -115,6 +115,9 @@ fn sessions_are_bounded_in_number_limits_and_idle_time() {
     assert_eq!(status, 400);
     let text = error["error"].as_str().unwrap();
     assert!(text.contains("limits.time_ms = 3001") && text.contains("3000"), "{text}");
+    let (status, error) = server.post("/sessions", json!({ "limits": { "allow_clock": true } }));
+    assert_eq!(status, 400);
+    assert!(error["error"].as_str().unwrap().contains("--allow-clock"), "{error}");
     let (status, session) = server.post("/sessions", json!({ "limits": { "time_ms": 200, "grace_ms": 100 } }));
     assert_eq!((status, &session["limits"]["time_ms"]), (201, &json!(200)), "{session}");
     let id = session["id"].as_str().unwrap().to_owned();

@@ -80,8 +80,9 @@ impl Encoder {
     }
 
     fn limits(self, limits: &Limits) -> Self {
-        let Limits { time_ms, grace_ms, memory_bytes, output_bytes, n_calls } = *limits;
-        self.number(time_ms).number(grace_ms).number(memory_bytes).number(output_bytes as u64).number(n_calls)
+        let Limits { time_ms, grace_ms, memory_bytes, output_bytes, n_calls, allow_clock } = *limits;
+        let sizes = self.number(time_ms).number(grace_ms).number(memory_bytes).number(output_bytes as u64);
+        sizes.number(n_calls).byte(u8::from(allow_clock))
     }
 }
 
@@ -125,7 +126,8 @@ impl<'a> Decoder<'a> {
 
     fn limits(&mut self) -> io::Result<Limits> {
         let (time_ms, grace_ms, memory_bytes) = (self.number()?, self.number()?, self.number()?);
-        Ok(Limits { time_ms, grace_ms, memory_bytes, output_bytes: self.size()?, n_calls: self.number()? })
+        let (output_bytes, n_calls, allow_clock) = (self.size()?, self.number()?, self.flag()?);
+        Ok(Limits { time_ms, grace_ms, memory_bytes, output_bytes, n_calls, allow_clock })
     }
 
     fn end<T>(self, value: T) -> io::Result<T> {
@@ -271,6 +273,7 @@ mod tests {
         }
         let requests = [
             Request::Start(Limits::default(), 3),
+            Request::Start(Limits { allow_clock: true, ..Limits::default() }, 3),
             Request::Run("x = 1".into()),
             Request::IsComplete("".into()),
             Request::Snapshot,

@@ -26,8 +26,14 @@ fn cpython() -> Option<&'static Python> {
     PYTHON.get_or_init(load).as_ref()
 }
 
-const LIMITS: Limits =
-    Limits { time_ms: 120_000, grace_ms: 1_000, memory_bytes: 1 << 30, output_bytes: 64 << 10, n_calls: u64::MAX };
+const LIMITS: Limits = Limits {
+    time_ms: 120_000,
+    grace_ms: 1_000,
+    memory_bytes: 1 << 30,
+    output_bytes: 64 << 10,
+    n_calls: u64::MAX,
+    allow_clock: false,
+};
 
 fn session_with(limits: Limits) -> Option<Session> {
     cpython().map(|python| python.session(limits, 7).expect("a session starts"))

@@ -1,7 +1,7 @@
 //! Nothing of the host can be reached, nothing leaks from one session into another, and runs repeat exactly.
 
-use crate::common::{output, python, raises, session};
-use sandbox::{Limits, Status};
+use crate::common::{output, python, raises, session, session_with};
+use sandbox::{Limits, Session, Status};
 
 #[test]
 fn there_are_no_files_processes_or_sockets() {
@@ -99,6 +99,29 @@ fn the_clock_is_coarse_and_starts_at_a_fixed_date() {
         "True\n"
     );
     assert_eq!(output(&mut session, "time.process_time() >= 0"), "True\n");
+}
+
+#[test]
+fn the_machines_clock_is_shown_where_it_is_allowed() {
+    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    let limits = Limits { time_ms: 2_000, grace_ms: 500, allow_clock: true, ..Limits::default() };
+    let mut session = session_with(limits);
+    let shown = |session: &mut Session| output(session, "import time; time.time()").trim().parse::<f64>().unwrap();
+    let is_now = |before: f64, shown: f64| (before - 0.002..=now()).contains(&shown);
+    let before = now();
+    assert!(is_now(before, shown(&mut session)));
+    // Random numbers stay a matter of the seed, and the way back after a stop keeps the clock.
+    let mut other = session_with(Limits { allow_clock: false, ..limits });
+    let random = "import random, os; random.random(), os.urandom(8)";
+    assert_eq!(output(&mut session, random), output(&mut other, random));
+    let endless = "while True:\n    try:\n        while True: pass\n    except BaseException: pass";
+    assert!(session.run(endless).rolled_back);
+    let before = now();
+    assert!(is_now(before, shown(&mut session)));
+    let mut fork = session.fork().unwrap();
+    let before = now();
+    assert!(is_now(before, shown(&mut fork)));
+    assert!(shown(&mut other) < 1_767_225_600.0 + 60.0, "the other one's begins in 2026");
 }
 
 #[test]

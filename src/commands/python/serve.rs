@@ -159,7 +159,7 @@ impl From<TableError> for Refusal {
             TableError::Unknown(_) => StatusCode::NOT_FOUND,
             TableError::Busy(_) => StatusCode::CONFLICT,
             TableError::Full(_) => StatusCode::TOO_MANY_REQUESTS,
-            TableError::Limit { .. } => StatusCode::BAD_REQUEST,
+            TableError::Limit { .. } | TableError::NoClock => StatusCode::BAD_REQUEST,
             TableError::Sandbox(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Refusal(status, error.to_string())

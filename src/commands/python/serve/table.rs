@@ -35,6 +35,9 @@ pub enum TableError {
         /// The most.
         maximum: u64,
     },
+    /// The server keeps the machine's date to itself.
+    #[error("limits.allow_clock = true: the server was not started with --allow-clock")]
+    NoClock,
     /// The session itself failed.
     #[error("{0}")]
     Sandbox(#[from] SandboxError),
@@ -49,6 +52,7 @@ pub struct Asked {
     memory_bytes: Option<u64>,
     output_bytes: Option<u64>,
     n_calls: Option<u64>,
+    allow_clock: Option<bool>,
 }
 
 impl Asked {
@@ -66,6 +70,10 @@ impl Asked {
             memory_bytes: pick("memory_bytes", self.memory_bytes, 1, own.memory_bytes)?,
             output_bytes: usize::try_from(output_bytes).unwrap_or(own.output_bytes),
             n_calls: pick("n_calls", self.n_calls, 0, own.n_calls)?,
+            allow_clock: match self.allow_clock {
+                Some(true) if !own.allow_clock => return Err(TableError::NoClock),
+                asked => asked.unwrap_or(own.allow_clock),
+            },
         })
     }
 }
@@ -243,11 +251,11 @@ impl Entry {
 }
 
 fn limits_json(limits: &Limits) -> Value {
-    let Limits { time_ms, grace_ms, memory_bytes, output_bytes, n_calls } = limits;
+    let Limits { time_ms, grace_ms, memory_bytes, output_bytes, n_calls, allow_clock } = limits;
     // No limit is no number.
     let n_calls = (*n_calls < u64::MAX).then_some(n_calls);
     json!({
         "time_ms": time_ms, "grace_ms": grace_ms, "memory_bytes": memory_bytes, "output_bytes": output_bytes,
-        "n_calls": n_calls,
+        "n_calls": n_calls, "allow_clock": allow_clock,
     })
 }
