@@ -16,9 +16,10 @@ mod value;
 pub mod writer;
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use memmap2::{Mmap, UncheckedAdvice};
+use memmap2::{Advice, Mmap, UncheckedAdvice};
 
 pub use error::{GgufError, ShardMismatch};
 pub use header::{
@@ -129,6 +130,16 @@ impl GgufFile {
                 self.path.display()
             )
         })
+    }
+
+    /// Asks the system to read these bytes of a tensor of this model from the disk: it need not be done on return, and
+    /// nothing depends on it.
+    pub(crate) fn will_need(&self, t: &TensorInfo, range: Range<u64>) {
+        if let Some(file) = self.files.get(t.shard) {
+            let (start, bytes) = ((t.offset + range.start) as usize, (range.end - range.start) as usize);
+            // Only time is at stake.
+            let _ = file.map.advise_range(Advice::WillNeed, start, bytes);
+        }
     }
 
     /// Checks that the files still have the sizes that they had when they were opened.

@@ -3,6 +3,7 @@
 
 mod config;
 mod forward;
+mod read_ahead;
 mod rope;
 mod weights;
 

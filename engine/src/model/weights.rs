@@ -2,6 +2,7 @@
 //! backend. All checks come before the first upload.
 
 use super::config::{Architecture, Config, MoeConfig};
+use super::read_ahead::reading_ahead;
 use super::{ExpertWeights, FeedForward, GatedWeights, Layer, ModelError, MoeWeights, SharedExpert, Weights};
 use crate::backend::{Backend, Role, TensorView};
 use crate::error::Error;
@@ -203,21 +204,26 @@ impl<'f> Plan<'f> {
         backend: &mut B,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Weights<B::Weight>, Error> {
-        let mut done = 0;
-        self.map(&mut |slot| {
-            let data = file.data(slot.info);
-            // SAFETY: the caller keeps the file mapped for as long as the weights live.
-            let data: &'static [u8] = unsafe { std::slice::from_raw_parts(data.as_ptr(), data.len()) };
-            // The name is only for messages of this call.
-            let name = &*slot.info.name;
-            // SAFETY: as above; the name lives in the file's header.
-            let name: &'static str = unsafe { &*std::ptr::from_ref(name) };
-            let Slot { info, role, rows, cols } = *slot;
-            let view = TensorView { name, role, ty: info.ty, rows, cols, data };
-            let weight = backend.upload(view)?;
-            done += slot.info.bytes;
-            progress(done);
-            Ok(weight)
+        let mut tensors = Vec::new();
+        self.each(&mut |slot| tensors.push(slot.info));
+        reading_ahead(file, &tensors, |copied| {
+            let mut done = 0;
+            self.map(&mut |slot| {
+                let data = file.data(slot.info);
+                // SAFETY: the caller keeps the file mapped for as long as the weights live.
+                let data: &'static [u8] = unsafe { std::slice::from_raw_parts(data.as_ptr(), data.len()) };
+                // The name is only for messages of this call.
+                let name = &*slot.info.name;
+                // SAFETY: as above; the name lives in the file's header.
+                let name: &'static str = unsafe { &*std::ptr::from_ref(name) };
+                let Slot { info, role, rows, cols } = *slot;
+                let view = TensorView { name, role, ty: info.ty, rows, cols, data };
+                let weight = backend.upload(view)?;
+                done += slot.info.bytes;
+                copied.set(done);
+                progress(done);
+                Ok(weight)
+            })
         })
     }
 }
