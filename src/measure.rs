@@ -146,6 +146,11 @@ impl Bench {
         Ok(Bench { engine, path: model.path.clone(), filled, depth, state: 1 })
     }
 
+    /// From the next pass on, sequences hold at least so many tokens; no more than the model was loaded for.
+    pub fn set_depth(&mut self, depth: usize) {
+        self.depth = depth;
+    }
+
     /// Uses other sizes of kernels from the next pass on.
     pub fn retune(&mut self, tuning: &Tuning) {
         if let Some(vulkan) = self.engine.vulkan() {

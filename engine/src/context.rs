@@ -54,6 +54,12 @@ pub(crate) fn free_memory() -> Option<u64> {
     [machine, allowance].into_iter().flatten().min()
 }
 
+/// Bytes of memory that the system has, as far as it tells: without what its firmware set apart for a GPU.
+pub(crate) fn all_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    field(&text, "MemTotal:").map(|kib| kib * 1024)
+}
+
 /// The number behind a name at the start of a line.
 fn field(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find(|line| line.split_ascii_whitespace().next() == Some(name))?;
@@ -100,6 +106,7 @@ mod tests {
         assert_eq!(field("file", "file"), None);
         if cfg!(target_os = "linux") {
             assert!(free_memory().is_some_and(|bytes| bytes > 1 << 20));
+            assert!(all_memory() >= free_memory());
         }
     }
 }

@@ -107,6 +107,13 @@ impl EngineOptions {
 fn free_bytes(vulkan: Option<&Vulkan>, weight_bytes: u64) -> Option<u64> {
     let free = match vulkan.map(Vulkan::info) {
         Some(info) if matches!(info.kind, DeviceKind::Discrete | DeviceKind::Virtual) => Some(info.memory_bytes),
+        // More than the system has: it was set apart from the system's.
+        Some(info)
+            if info.kind == DeviceKind::Integrated
+                && context::all_memory().is_some_and(|bytes| bytes < info.memory_bytes) =>
+        {
+            Some(info.memory_bytes)
+        }
         // The device's memory is the machine's.
         Some(info) => context::free_memory().map(|bytes| bytes.min(info.memory_bytes)),
         None => context::free_memory(),
@@ -186,6 +193,7 @@ impl Engine {
                 }
                 // SAFETY: `gguf` is boxed and lives in the same struct as the runner, which is dropped first.
                 let weights = unsafe { plan.upload(&gguf, &mut backend, &mut progress)? };
+                gguf.release();
                 backend.allocate(&config, limits, &rope, kv.layout())?;
                 Runner::Vulkan(Box::new(backend), weights)
             }

@@ -14,8 +14,9 @@ use std::io::Write as _;
 use engine::backend::vulkan::kernels::gated::{self, Gated};
 use engine::backend::vulkan::kernels::half_rows;
 use engine::backend::vulkan::kernels::linear::{self, Method, Product};
+use engine::backend::vulkan::kernels::probe;
 use engine::backend::vulkan::{
-    DeviceInfo, DeviceOptions, Gpu, MatrixPromptTile, MatrixTile, MatrixTiles, Tuning, devices,
+    DeviceInfo, DeviceOptions, Gpu, MatrixPromptTile, MatrixTile, MatrixTiles, Tuning, devices, measure_peaks,
 };
 use engine::gguf::GgmlType;
 use engine::model::{Activation, MoeConfig};
@@ -209,6 +210,21 @@ fn rows_become_halves_with_a_power_of_two() {
             }
         }
     }
+}
+
+#[test]
+fn the_measure_of_the_units_multiplies_and_adds() {
+    let Some(mut gpu) = open() else { return };
+    let (tile, n, n_groups) = (tiles(&gpu)[0], 3, 2);
+    let n_values = n_groups as usize * probe::matrix_group_bytes(&tile) as usize / 4;
+    let dst = Matrix::untouched(&mut gpu, 1, n_values);
+    let record = |g: &mut Gpu| probe::record_matrix_fma(g, &tile, dst.rows().region, [0.5, 0.25], n, n_groups);
+    run(&mut gpu, "matrix_fma", record);
+    // 0 + 1 + 2 + 3 of the four chains, and what three rounds add to each.
+    let want = 6.0 + 4.0 * n as f32 * tile.shape.k as f32 * 0.5 * 0.25;
+    assert!(dst.read().iter().all(|v| *v == want), "{want}: {:?}", &dst.read()[..8]);
+    let peaks = measure_peaks(&mut gpu).expect("peaks");
+    assert!(peaks.matrix_tflops.is_some_and(|x| x.is_finite() && x > 0.0), "{peaks:?}");
 }
 
 #[test]

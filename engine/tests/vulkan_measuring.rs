@@ -143,4 +143,8 @@ fn peaks_are_measured() {
     let all = [peaks.read_gb_per_s, peaks.copy_gb_per_s, peaks.f32_tflops];
     assert!(all.iter().all(|x| x.is_finite() && *x > 0.0), "{peaks:?}");
     assert_eq!(peaks.gb_per_s(), peaks.read_gb_per_s.max(peaks.copy_gb_per_s));
+    assert!(peaks.matrix_tflops.is_none_or(|x| x.is_finite() && x > 0.0), "{peaks:?}");
+    let of = |kernel: &str| peaks.tflops_of(kernel);
+    assert_eq!(of("f32_q4_kw_matvec"), Some(peaks.f32_tflops));
+    assert_eq!((of("f16_q4_kw_matmul"), of("q8_q4_kw_matvec")), (peaks.matrix_tflops, None));
 }

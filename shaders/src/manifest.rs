@@ -147,6 +147,8 @@ pub enum Kernel {
     Read,
     /// Multiplies and adds: a measure of the device.
     Fma,
+    /// Multiplies matrices: a measure of the device's matrix units.
+    MatrixFma,
 }
 
 impl Kernel {
@@ -161,7 +163,7 @@ impl Kernel {
         Kernel::HalfGatedMatmul,
     ];
     /// The others.
-    const PLAIN: [Kernel; 18] = [
+    const PLAIN: [Kernel; 19] = [
         Kernel::RmsNorm,
         Kernel::Rope,
         Kernel::KvStore,
@@ -180,6 +182,7 @@ impl Kernel {
         Kernel::HalfRows,
         Kernel::PromptAttention,
         Kernel::HalfPromptAttention,
+        Kernel::MatrixFma,
     ];
 
     /// Kernels that have a variant per quantised weight type.
@@ -229,6 +232,7 @@ impl Kernel {
             Kernel::HalfRows => plain(15),
             Kernel::PromptAttention => plain(16),
             Kernel::HalfPromptAttention => plain(17),
+            Kernel::MatrixFma => plain(18),
             Kernel::DotMatvec(w) => by_quantised(0, w),
             Kernel::DotGatedMatvec(w) => by_quantised(1, w),
         }
@@ -264,6 +268,7 @@ impl Kernel {
             Kernel::ScaleBySigmoid => "f32_scale_by_sigmoid.comp",
             Kernel::Read => "u32_read.comp",
             Kernel::Fma => "f32_fma.comp",
+            Kernel::MatrixFma => "f16_matrix_fma.comp",
         }
     }
 

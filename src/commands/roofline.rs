@@ -137,8 +137,12 @@ fn device(text: &str) -> Result<Device, Failure> {
     if text == "this" {
         let mut gpu = Gpu::open(DeviceOptions::default()).map_err(|e| Failure::vulkan(&e))?;
         let peaks = measure_peaks(&mut gpu).map_err(|e| Failure::vulkan(&e))?;
-        let roof = Roof { gb_per_s: peaks.gb_per_s(), tflops: peaks.f32_tflops };
-        return Ok(Device { name: format!("{} (measured, f32)", gpu.info().name), roof });
+        let (tflops, of) = match peaks.matrix_tflops {
+            Some(tflops) => (tflops, "matrix units"),
+            None => (peaks.f32_tflops, "f32"),
+        };
+        let roof = Roof { gb_per_s: peaks.gb_per_s(), tflops };
+        return Ok(Device { name: format!("{} (measured, {of})", gpu.info().name), roof });
     }
     let numbers: Vec<Option<f64>> =
         text.split(',').map(|n| n.trim().parse().ok().filter(|x: &f64| x.is_finite() && *x > 0.0)).collect();

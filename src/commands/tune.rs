@@ -29,6 +29,8 @@ const N_AGAIN: usize = 2;
 /// Software devices take an eighth of the prompts, and short contexts: they take minutes to fill long ones.
 const CPU_PROMPT_DIVISOR: usize = 8;
 const CPU_DEPTH: usize = 16;
+/// Sizes that matter behind long contexts are measured behind so many times the usual one: 16,384 tokens.
+const DEEP: usize = 16;
 
 /// Arguments of `tune`.
 #[derive(Debug, clap::Args)]
@@ -45,7 +47,7 @@ pub struct Args {
     /// Only sizes whose name holds this text; the others stay as they are
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
-    /// Tokens in the context before a token
+    /// Tokens in the context before a token; sizes that only long contexts depend on take 16 times as many
     #[arg(short = 'd', long, value_name = "N", default_value_t = 1024)]
     n_depth: usize,
     /// Most passes that are timed for each candidate, after one that is not
@@ -116,9 +118,11 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
     let n_candidates: usize = knobs.iter().map(|k| k.candidates(&info).len() + 1 + N_AGAIN).sum();
     let n_passes = all.len().div_ceil(knobs.len()) * n_candidates * (args.repetitions + 1) + all.len();
     let depth = if is_cpu { args.n_depth.min(CPU_DEPTH) } else { args.n_depth };
+    let depth_of = |knob: &Knob| if knob.deep { DEEP * depth } else { depth };
+    let deepest = knobs.iter().map(|k| depth_of(k)).max().unwrap_or(depth);
     let mut benches = Vec::new();
     for model in &models {
-        benches.push(Bench::load(model, BackendChoice::Vulkan, options, false, &all, (depth, n_passes))?);
+        benches.push(Bench::load(model, BackendChoice::Vulkan, options, false, &all, (deepest, n_passes))?);
     }
     let mut progress = CountProgress::new("measuring", n_candidates, quiet);
     let first = if is_cpu { 1 } else { args.repetitions };
@@ -133,6 +137,7 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
             continue;
         }
         let mut shown = |done: usize| progress.set(done, n_candidates, knob.name);
+        measurer.benches.iter_mut().for_each(|bench| bench.set_depth(depth_of(knob)));
         let outcome = measurer.measure(knob, &knob.candidates(&info), &batches(knob), &tuning, &mut shown)?;
         if outcome.is_none() && measurer.pace.is_over() {
             left_out.push(knob.name);

@@ -54,8 +54,14 @@ pub fn time(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failur
     }
     writeln!(
         out,
-        "{} ({})\nmeasured peaks: {:.1} GB/s read, {:.1} GB/s copied, {:.3} TFLOPS in f32\n{}",
-        info.name, info.driver, peaks.read_gb_per_s, peaks.copy_gb_per_s, peaks.f32_tflops, model.name
+        "{} ({})\nmeasured peaks: {:.1} GB/s read, {:.1} GB/s copied, {:.3} TFLOPS in f32{}\n{}",
+        info.name,
+        info.driver,
+        peaks.read_gb_per_s,
+        peaks.copy_gb_per_s,
+        peaks.f32_tflops,
+        peaks.matrix_tflops.map(|t| format!(", {t:.3} on matrix units")).unwrap_or_default(),
+        model.name
     )?;
     for (batch, measured) in batches.iter().zip(&passes).filter(|(_, measured)| !measured.ops.is_empty()) {
         writeln!(out, "\n{}{}\n{}", batch_text(*batch), depth_text(measured), table(measured, &peaks))?;
@@ -205,7 +211,8 @@ fn new_table(header: &[&str], n_left: usize) -> Table {
 }
 
 fn table(measured: &Measured, peaks: &Peaks) -> Table {
-    let header = ["op", "kernel", "constants", "n", "µs each", "range", "MB", "GB/s", "of peak", "GFLOPS", "of all"];
+    let header =
+        ["op", "kernel", "constants", "n", "µs each", "range", "MB", "GB/s", "of peak", "GFLOPS", "of peak", "of all"];
     let mut table = new_table(&header, 3);
     let all_us: f64 = measured.ops.iter().map(|op| op.us).sum();
     for op in &measured.ops {
@@ -222,6 +229,7 @@ fn table(measured: &Measured, peaks: &Peaks) -> Table {
                 format!("{:.1}", k.gb_per_s),
                 format!("{:.0} %", 100.0 * k.gb_per_s / peaks.gb_per_s()),
                 format!("{:.1}", k.tflops * 1e3),
+                peaks.tflops_of(&k.kernel).map(|peak| format!("{:.0} %", 100.0 * k.tflops / peak)).unwrap_or_default(),
                 format!("{:.0} %", 100.0 * k.us * k.n_dispatches as f64 / all_us),
             ]);
         }

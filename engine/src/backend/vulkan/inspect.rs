@@ -94,11 +94,14 @@ impl Inspector {
         all.extend([RopeLayout::Interleaved, RopeLayout::Neox].map(|layout| rope::variant(t, layout)));
         all.extend([rms_norm::variant(t), gather::variant(t)]);
         all.extend(probe::variants());
+        all.extend(t.matrix.map(|m| probe::matrix_variant(&m.tiles[0])));
         let used = |k: Kernel| all.iter().any(|v| v.kernel == k);
         let not_here = |k: Kernel| match k {
             Kernel::DotMatvec(_) | Kernel::DotGatedMatvec(_) => !self.info.fast_dot,
             Kernel::HalfPromptAttention => t.prompt_matrix.is_none() || !t.prompt_on_matrix,
-            Kernel::HalfMatmul(_) | Kernel::HalfGatedMatmul(_) | Kernel::HalfRows => t.matrix.is_none(),
+            Kernel::HalfMatmul(_) | Kernel::HalfGatedMatmul(_) | Kernel::HalfRows | Kernel::MatrixFma => {
+                t.matrix.is_none()
+            }
             _ => false,
         };
         debug_assert!(Kernel::all().all(|k| used(k) || not_here(k)), "every kernel is used");

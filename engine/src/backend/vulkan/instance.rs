@@ -59,6 +59,8 @@ pub struct DeviceInfo {
     pub matrices: Vec<MatrixShape>,
     /// What the device lacks; it is usable if this is empty.
     pub missing: Vec<String>,
+    /// Compute units (AMD) or streaming multiprocessors (NVIDIA), where the driver tells them.
+    pub compute_units: Option<u32>,
     pub(super) driver_version: u32,
     pub(super) shared_bytes: u32,
     /// The smallest and the largest subgroup that a kernel may ask for; equal where it can't.
@@ -252,6 +254,7 @@ impl Instance {
             features: Vec::new(),
             matrices: Vec::new(),
             missing: Vec::new(),
+            compute_units: None,
             driver_version: basic.driver_version,
             shared_bytes: limits.max_compute_shared_memory_size,
             subgroup_sizes: (0, 0),
@@ -334,7 +337,26 @@ impl Instance {
         {
             info.matrices = self.matrices(device)?;
         }
+        info.compute_units = self.compute_units(device, has);
         Ok(info)
+    }
+
+    /// Compute units of the device, from the extension of its vendor, if it `has` one.
+    fn compute_units(&self, device: vk::PhysicalDevice, has: impl Fn(&CStr) -> bool) -> Option<u32> {
+        let mut amd = vk::PhysicalDeviceShaderCorePropertiesAMD::default();
+        let mut nvidia = vk::PhysicalDeviceShaderSMBuiltinsPropertiesNV::default();
+        let mut properties = vk::PhysicalDeviceProperties2::default();
+        if has(ash::amd::shader_core_properties::NAME) {
+            properties = properties.push_next(&mut amd);
+        }
+        if has(ash::nv::shader_sm_builtins::NAME) {
+            properties = properties.push_next(&mut nvidia);
+        }
+        // SAFETY: `device` comes from this instance and has the extensions that the chained structs belong to.
+        unsafe { self.raw.get_physical_device_properties2(device, &mut properties) };
+        let arrays = amd.shader_engine_count.saturating_mul(amd.shader_arrays_per_engine_count);
+        let units = arrays.saturating_mul(amd.compute_units_per_shader_array).max(nvidia.shader_sm_count);
+        (units > 0).then_some(units)
     }
 
     /// What the device's matrix units multiply in f16 with f32 sums, from its own list.
@@ -437,6 +459,7 @@ mod tests {
             features: Vec::new(),
             matrices: Vec::new(),
             missing: if usable { Vec::new() } else { vec!["something".to_owned()] },
+            compute_units: None,
             driver_version: 0,
             shared_bytes: 32 << 10,
             subgroup_sizes: (32, 32),

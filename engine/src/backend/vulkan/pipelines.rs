@@ -14,7 +14,7 @@ use shaders::Kernel;
 use super::attention_tiles::MatrixPromptTile;
 use super::device::Device;
 use super::error::{VulkanError, check};
-use super::kernels::attention;
+use super::kernels::{attention, probe};
 use super::tuning::MatrixTile;
 
 /// First bytes of a cache file; then the checksum of the rest, then the driver's data.
@@ -40,6 +40,7 @@ impl Variant {
                 self.constants.first().copied()
             }
             Kernel::HalfMatmul(_) | Kernel::HalfGatedMatmul(_) => Some(self.constants[MatrixTile::SUBGROUP_ID]),
+            Kernel::MatrixFma => Some(self.constants[probe::SUBGROUP_ID]),
             Kernel::Attention => Some(self.constants[attention::SUBGROUP_ID]),
             Kernel::HalfPromptAttention => Some(self.constants[MatrixPromptTile::SUBGROUP_ID]),
             _ => None,

@@ -1,11 +1,11 @@
-//! What the device can do at best, measured: bytes read and copied per second, f32 operations per second. Percentages
-//! of kernels are of these and not of a data sheet. Takes up to half a gigabyte of device memory and about a second.
+//! What the device can do at best, measured: bytes read and copied per second, operations per second in f32 and on the
+//! matrix units. Percentages of kernels are of these and not of a data sheet. Takes up to half a gigabyte of device memory and about a second.
 
 use std::time::Instant;
 
 use super::error::VulkanError;
 use super::gpu::Gpu;
-use super::kernels::probe::{WORKGROUP, record_fma, record_read};
+use super::kernels::probe::{WORKGROUP, matrix_group_bytes, record_fma, record_matrix_fma, record_read};
 use super::memory::{MemoryUse, Region};
 
 /// Bytes of the buffers: more than the caches of any device, 512 MiB; of a software device less.
@@ -27,12 +27,26 @@ pub struct Peaks {
     pub copy_gb_per_s: f64,
     /// f32 operations of a kernel that only multiplies and adds, 10¹² per second.
     pub f32_tflops: f64,
+    /// Operations of a kernel that only multiplies f16 matrices with f32 sums, 10¹² per second; `None` without matrix
+    /// units that are of use.
+    #[serde(default)]
+    pub matrix_tflops: Option<f64>,
 }
 
 impl Peaks {
     /// The most that a kernel that mostly reads can reach.
     pub fn gb_per_s(&self) -> f64 {
         self.read_gb_per_s.max(self.copy_gb_per_s)
+    }
+
+    /// The most operations that a kernel of this name can reach, 10¹² per second, where that was measured: not of
+    /// products in integers.
+    pub fn tflops_of(&self, kernel: &str) -> Option<f64> {
+        match kernel.split_once('_')?.0 {
+            "f16" => self.matrix_tflops,
+            "f32" => Some(self.f32_tflops),
+            _ => None,
+        }
     }
 }
 
@@ -62,7 +76,19 @@ pub fn measure_peaks(gpu: &mut Gpu) -> Result<Peaks, VulkanError> {
     let copy_ns = fastest(gpu, copy)?;
     let fma_ns = fastest(gpu, fma)?;
     let flops = f64::from(n_groups * WORKGROUP) * f64::from(n_fma) * 64.0;
+    let matrix = gpu.tuning().matrix.map(|m| m.tiles[0]);
+    let matrix_tflops = match matrix {
+        Some(tile) => {
+            let (n, n_groups) = (n_fma / 4, (results.bytes / matrix_group_bytes(&tile)).min(1024) as u32);
+            let ns = fastest(gpu, |gpu, _| record_matrix_fma(gpu, &tile, &results, [0.5, 0.5], n, n_groups))?;
+            let written = u64::from(n_groups) * matrix_group_bytes(&tile);
+            let flops = written / 4 * u64::from(n) * 8 * u64::from(tile.shape.k);
+            Some(flops as f64 / ns / 1e3)
+        }
+        None => None,
+    };
     Ok(Peaks {
+        matrix_tflops,
         read_gb_per_s: bytes as f64 / read_ns,
         copy_gb_per_s: 2.0 * bytes as f64 / copy_ns,
         f32_tflops: flops / fma_ns / 1e3,

@@ -38,6 +38,8 @@ pub struct Knob {
     pub columns: &'static [usize],
     /// Lengths of prompts that it is measured in; software devices take an eighth.
     pub prompts: &'static [usize],
+    /// Whether it matters only behind contexts that are many times as long as usual.
+    pub deep: bool,
     candidates: fn(&DeviceInfo) -> Vec<Value>,
     get: fn(&Tuning) -> Value,
     set: fn(&mut Tuning, &[u32]),
@@ -132,6 +134,38 @@ fn matrix_tiles(info: &DeviceInfo) -> impl Iterator<Item = MatrixTile> {
     tiles.filter(|t| t.fits(info))
 }
 
+/// Tiles of matrix units that fit the device, of as many tokens as the shipped one in that place.
+fn narrow_tiles(info: &DeviceInfo, place: usize) -> Vec<Value> {
+    // Rows of a workgroup, then of a subgroup; the share of the tokens that is a subgroup's; weights of a row at a time;
+    // buffers.
+    const ALL: [[u32; 5]; 8] = [
+        [128, 32, 1, 32, 2],
+        [128, 32, 1, 64, 1],
+        [128, 32, 2, 32, 2],
+        [64, 32, 1, 32, 2],
+        [64, 32, 1, 64, 1],
+        [64, 32, 2, 32, 2],
+        [32, 32, 2, 32, 2],
+        [32, 32, 2, 64, 1],
+    ];
+    let Some(shipped) = Tuning::of(info).matrix.map(|m| m.tiles[place]) else { return Vec::new() };
+    let tokens = shipped.block_tokens;
+    let tiles = ALL.map(|[rows, wave_rows, parts, tile_k, buffers]| {
+        with_matrix_value(shipped, &[rows, tokens, wave_rows, tokens / parts, tile_k, buffers])
+    });
+    let mut fitting: Vec<Value> =
+        tiles.into_iter().chain([shipped]).filter(|t| t.fits(info)).map(|t| matrix_value(&t)).collect();
+    fitting.sort_unstable();
+    fitting.dedup();
+    fitting
+}
+
+fn set_matrix_tile(tuning: &mut Tuning, place: usize, v: &[u32]) {
+    if let Some(m) = &mut tuning.matrix {
+        m.tiles[place] = with_matrix_value(m.tiles[place], v);
+    }
+}
+
 fn with_matrix_value(tile: MatrixTile, v: &[u32]) -> MatrixTile {
     let [block_rows, block_tokens, wave_rows, wave_tokens, tile_k, buffers] = [v[0], v[1], v[2], v[3], v[4], v[5]];
     MatrixTile { block_rows, block_tokens, wave_rows, wave_tokens, tile_k, buffers, ..tile }
@@ -181,13 +215,14 @@ fn prompt_value(t: PromptTile) -> Value {
 }
 
 /// Every size that can be measured, in the order in which they are.
-pub static KNOBS: [Knob; 27] = [
+pub static KNOBS: [Knob; 31] = [
     Knob {
         name: "matvec",
         what: "invocations per workgroup of matrix–vector products",
         kernels: &["matvec"],
         columns: &[1, 4],
         prompts: &[],
+        deep: false,
         candidates: |info| {
             let s = info.subgroup_size;
             let mut all = if info.is_cpu() { vec![s, 2 * s, 4 * s] } else { vec![32, 64, 128, s] };
@@ -204,6 +239,7 @@ pub static KNOBS: [Knob; 27] = [
         kernels: &["matvec"],
         columns: &[1, 2],
         prompts: &[],
+        deep: false,
         candidates: |info| by_kind(info, &[1, 2, 4, 8], &[2, 4, 8, 16]),
         get: |t| vec![t.matvec_rows[0]],
         set: |t, v| t.matvec_rows[0] = v[0],
@@ -212,8 +248,9 @@ pub static KNOBS: [Knob; 27] = [
         name: "matvec_rows.wide",
         what: "rows per workgroup of products of more columns in f32",
         kernels: &["matvec"],
-        columns: &[4, 8],
+        columns: &[4, 8, 16],
         prompts: &[],
+        deep: false,
         candidates: |info| by_kind(info, &[1, 2, 4], &[1, 2, 4, 8, 16]),
         get: |t| vec![t.matvec_rows[1]],
         set: |t, v| t.matvec_rows[1] = v[0],
@@ -224,6 +261,7 @@ pub static KNOBS: [Knob; 27] = [
         kernels: &["matvec", "norm", "quantize"],
         columns: &[1, 2, 4],
         prompts: &[],
+        deep: false,
         candidates: |_| DOT_FROM.map(|v| v.to_vec()).to_vec(),
         get: |t| t.dot_from.map(|n| u32::try_from(n).unwrap_or(u32::MAX)).to_vec(),
         set: |t, v| t.dot_from = [v[0], v[1]].map(|n| if n == u32::MAX { usize::MAX } else { n as usize }),
@@ -234,6 +272,7 @@ pub static KNOBS: [Knob; 27] = [
         kernels: &["matvec"],
         columns: &[1, 2],
         prompts: &[],
+        deep: false,
         candidates: |_| numbers(&[1, 2, 4, 8]),
         get: |t| vec![t.dot_rows[0]],
         set: |t, v| t.dot_rows[0] = v[0],
@@ -244,6 +283,7 @@ pub static KNOBS: [Knob; 27] = [
         kernels: &["matvec"],
         columns: &[4, 8, 16],
         prompts: &[],
+        deep: false,
         candidates: |_| numbers(&[1, 2, 4]),
         get: |t| vec![t.dot_rows[1]],
         set: |t, v| t.dot_rows[1] = v[0],
@@ -252,8 +292,9 @@ pub static KNOBS: [Knob; 27] = [
         name: "matvec_columns",
         what: "numbers of columns that matrix–vector kernels are compiled for",
         kernels: &["matvec"],
-        columns: &[2, 3, 5, 8],
+        columns: &[2, 3, 5, 8, 9, 16],
         prompts: &[],
+        deep: false,
         candidates: |_| COLUMNS.iter().map(|c| c.to_vec()).collect(),
         get: |t| t.matvec_columns.to_vec(),
         set: |t, v| t.matvec_columns = COLUMNS.iter().find(|c| **c == v).copied().unwrap_or(t.matvec_columns),
@@ -264,6 +305,7 @@ pub static KNOBS: [Knob; 27] = [
         kernels: &["matmul"],
         columns: &[],
         prompts: &[512],
+        deep: false,
         candidates: tiles,
         get: |t| tile_value(t.matmul),
         set: |t, v| t.matmul = tile(v),
@@ -272,8 +314,9 @@ pub static KNOBS: [Knob; 27] = [
         name: "matmul_from",
         what: "tokens from which on the tiled product is used",
         kernels: &["mat"],
-        columns: &[12, 24, 48],
+        columns: &[12, 24, 32, 48],
         prompts: &[],
+        deep: false,
         candidates: |_| numbers(&[9, 17, 33, 49, 65, NEVER as u32]),
         get: |t| vec![t.matmul_from as u32],
         set: |t, v| t.matmul_from = v[0] as usize,
@@ -284,6 +327,7 @@ pub static KNOBS: [Knob; 27] = [
         kernels: &["matmul"],
         columns: &[],
         prompts: &[512],
+        deep: false,
         candidates: tiles,
         get: |t| tile_value(t.experts),
         set: |t, v| t.experts = tile(v),
@@ -293,10 +337,33 @@ pub static KNOBS: [Knob; 27] = [
         what: "mean tokens of an expert from which on the tiled product is used",
         kernels: &["mat"],
         columns: &[48],
-        prompts: &[256],
+        prompts: &[64, 128, 256],
+        deep: false,
         candidates: |_| numbers(&[2, 4, 8, 16, 32, NEVER as u32]),
         get: |t| vec![t.experts_matmul_from as u32],
         set: |t, v| t.experts_matmul_from = v[0] as usize,
+    },
+    Knob {
+        name: "matrix.narrow",
+        what: "tile of the products of 17 to 32 tokens on matrix units",
+        kernels: &["f16_"],
+        columns: &[32],
+        prompts: &[],
+        deep: false,
+        candidates: |info| narrow_tiles(info, 1),
+        get: |t| t.matrix.iter().flat_map(|m| matrix_value(&m.tiles[1])).collect(),
+        set: |t, v| set_matrix_tile(t, 1, v),
+    },
+    Knob {
+        name: "matrix.middle",
+        what: "the same of 33 to 64 tokens",
+        kernels: &["f16_"],
+        columns: &[48, 64],
+        prompts: &[],
+        deep: false,
+        candidates: |info| narrow_tiles(info, 2),
+        get: |t| t.matrix.iter().flat_map(|m| matrix_value(&m.tiles[2])).collect(),
+        set: |t, v| set_matrix_tile(t, 2, v),
     },
     Knob {
         name: "matrix.wide",
@@ -304,13 +371,10 @@ pub static KNOBS: [Knob; 27] = [
         kernels: &["f16_"],
         columns: &[],
         prompts: &[512],
+        deep: false,
         candidates: |info| matrix_tiles(info).map(|t| matrix_value(&t)).collect(),
         get: |t| t.matrix.iter().flat_map(|m| matrix_value(&m.tiles[3])).collect(),
-        set: |t, v| {
-            if let Some(m) = &mut t.matrix {
-                m.tiles[3] = with_matrix_value(m.tiles[3], v);
-            }
-        },
+        set: |t, v| set_matrix_tile(t, 3, v),
     },
     Knob {
         name: "matrix.widest",
@@ -318,13 +382,10 @@ pub static KNOBS: [Knob; 27] = [
         kernels: &["f16_"],
         columns: &[],
         prompts: &[1024],
+        deep: false,
         candidates: |info| matrix_tiles(info).map(|t| matrix_value(&t)).collect(),
         get: |t| t.matrix.iter().flat_map(|m| matrix_value(&m.tiles[4])).collect(),
-        set: |t, v| {
-            if let Some(m) = &mut t.matrix {
-                m.tiles[4] = with_matrix_value(m.tiles[4], v);
-            }
-        },
+        set: |t, v| set_matrix_tile(t, 4, v),
     },
     Knob {
         name: "matrix.busy_groups",
@@ -332,6 +393,7 @@ pub static KNOBS: [Knob; 27] = [
         kernels: &["f16_"],
         columns: &[],
         prompts: &[128, 512],
+        deep: false,
         candidates: |info| of_matrices(info, &[1, 20, 40, 80, 160]),
         get: |t| t.matrix.iter().map(|m| m.busy_groups as u32).collect(),
         set: |t, v| t.matrix.iter_mut().for_each(|m| m.busy_groups = v[0] as usize),
@@ -340,8 +402,9 @@ pub static KNOBS: [Knob; 27] = [
         name: "matrix.from",
         what: "tokens from which on matrix units are used",
         kernels: &["mat"],
-        columns: &[12, 24, 48],
+        columns: &[12, 24, 32, 48],
         prompts: &[],
+        deep: false,
         candidates: |info| of_matrices(info, &[9, 17, 33, 65, NEVER as u32]),
         get: |t| t.matrix.iter().map(|m| m.from as u32).collect(),
         set: |t, v| t.matrix.iter_mut().for_each(|m| m.from = v[0] as usize),
@@ -351,7 +414,8 @@ pub static KNOBS: [Knob; 27] = [
         what: "mean tokens of an expert from which on matrix units are used",
         kernels: &["mat"],
         columns: &[48],
-        prompts: &[256],
+        prompts: &[64, 128, 256],
+        deep: false,
         candidates: |info| of_matrices(info, &[2, 4, 8, 16, 32, NEVER as u32]),
         get: |t| t.matrix.iter().map(|m| m.experts_from as u32).collect(),
         set: |t, v| t.matrix.iter_mut().for_each(|m| m.experts_from = v[0] as usize),
@@ -362,9 +426,25 @@ pub static KNOBS: [Knob; 27] = [
         kernels: &["attention"],
         columns: &[1, 8],
         prompts: &[],
+        deep: false,
         candidates: |info| by_kind(info, &[64, 128, 256], &[64, 128]),
         get: |t| vec![t.attention],
         set: |t, v| t.attention = v[0],
+    },
+    Knob {
+        name: "attention_subgroup",
+        what: "invocations per subgroup of attention",
+        kernels: &["attention"],
+        columns: &[1, 8],
+        prompts: &[],
+        deep: false,
+        candidates: |info| {
+            let (smallest, largest) = info.subgroup_sizes;
+            let all: Vec<u32> = [32, 64].into_iter().filter(|n| (smallest..=largest).contains(n)).collect();
+            if all.len() > 1 { numbers(&all) } else { Vec::new() }
+        },
+        get: |t| vec![t.attention_subgroup],
+        set: |t, v| t.attention_subgroup = v[0],
     },
     Knob {
         name: "attention_groups",
@@ -372,6 +452,7 @@ pub static KNOBS: [Knob; 27] = [
         kernels: &["attention"],
         columns: &[1, 4],
         prompts: &[],
+        deep: true,
         candidates: |info| by_kind(info, &[80, 160, 320, MAX_ATTENTION_GROUPS as u32], &[2, 4, 8, 16]),
         get: |t| vec![t.attention_groups as u32],
         set: |t, v| t.attention_groups = v[0] as usize,
@@ -382,6 +463,7 @@ pub static KNOBS: [Knob; 27] = [
         kernels: &["attention"],
         columns: &[1, 4],
         prompts: &[],
+        deep: true,
         candidates: |_| numbers(&[64, 128, 256, 512]),
         get: |t| vec![t.attention_split as u32],
         set: |t, v| t.attention_split = v[0] as usize,
@@ -392,6 +474,7 @@ pub static KNOBS: [Knob; 27] = [
         kernels: &["f32_anykv_prompt_attention"],
         columns: &[],
         prompts: &[512],
+        deep: false,
         candidates: prompt_tiles,
         get: |t| prompt_value(t.prompt),
         set: |t, v| t.prompt = prompt_tile(v),
@@ -402,6 +485,7 @@ pub static KNOBS: [Knob; 27] = [
         kernels: &["prompt_attention"],
         columns: &[],
         prompts: &[512],
+        deep: false,
         candidates: matrix_prompt_tiles,
         get: |t| t.prompt_matrix.iter().flat_map(|m| matrix_prompt_value(m, t.prompt_on_matrix)).collect(),
         set: |t, v| {
@@ -417,6 +501,7 @@ pub static KNOBS: [Knob; 27] = [
         kernels: &["attention"],
         columns: &[],
         prompts: &[16, 64],
+        deep: false,
         candidates: |_| numbers(&[32, 64, 128, 256, NEVER as u32]),
         get: |t| vec![t.prompt_from as u32],
         set: |t, v| t.prompt_from = v[0] as usize,
@@ -427,6 +512,7 @@ pub static KNOBS: [Knob; 27] = [
         kernels: &["attention"],
         columns: &[],
         prompts: &[64, 512],
+        deep: false,
         candidates: |info| by_kind(info, &[1, 30, 60, 120, 240], &[1, 2, 4, 8]),
         get: |t| vec![t.prompt_groups as u32],
         set: |t, v| t.prompt_groups = v[0] as usize,
@@ -437,6 +523,7 @@ pub static KNOBS: [Knob; 27] = [
         kernels: &["norm"],
         columns: &[1, 8],
         prompts: &[],
+        deep: false,
         candidates: |info| by_kind(info, &[64, 128, 256], &[8, 32, 64]),
         get: |t| vec![t.norm],
         set: |t, v| t.norm = v[0],
@@ -447,6 +534,7 @@ pub static KNOBS: [Knob; 27] = [
         kernels: &["place_heads"],
         columns: &[1, 8],
         prompts: &[],
+        deep: false,
         candidates: |_| numbers(&[32, 64, 128]),
         get: |t| vec![t.place_heads],
         set: |t, v| t.place_heads = v[0],
@@ -457,16 +545,32 @@ pub static KNOBS: [Knob; 27] = [
         kernels: &["moe_route"],
         columns: &[1, 8],
         prompts: &[256],
+        deep: false,
         candidates: |info| by_kind(info, &[64, 128, 256], &[32, 64, 128]),
         get: |t| vec![t.route],
         set: |t, v| t.route = v[0],
     },
     Knob {
+        name: "half_rows",
+        what: "invocations per workgroup that makes f16 of a row",
+        kernels: &["half_rows"],
+        columns: &[48],
+        prompts: &[512],
+        deep: false,
+        candidates: |info| match Tuning::of(info).matrix {
+            Some(_) => by_kind(info, &[64, 128, 256], &[32, 64, 128]),
+            None => Vec::new(),
+        },
+        get: |t| vec![t.half_rows],
+        set: |t, v| t.half_rows = v[0],
+    },
+    Knob {
         name: "elementwise",
         what: "invocations per workgroup of element-wise kernels",
-        kernels: &["embed", "gather", "moe_sum", "swiglu", "scale_by_sigmoid"],
+        kernels: &["quantize", "embed", "gather", "moe_sum", "swiglu", "scale_by_sigmoid"],
         columns: &[1, 8],
         prompts: &[256],
+        deep: false,
         candidates: |info| by_kind(info, &[64, 128, 256], &[32, 64, 128]),
         get: |t| vec![t.elementwise],
         set: |t, v| t.elementwise = v[0],
@@ -578,8 +682,13 @@ mod tests {
             let shipped = Tuning::of(info);
             for knob in &KNOBS {
                 let candidates = knob.candidates(info);
-                let has_choice = candidates.len() > 1;
-                assert!(has_choice != (knob.name.starts_with("matrix.") && shipped.matrix.is_none()), "{}", knob.name);
+                let needs_matrices = knob.name.starts_with("matrix.") || knob.name == "half_rows";
+                let has_choice = match knob.name {
+                    "attention_subgroup" => info.subgroup_sizes.0 <= 32 && info.subgroup_sizes.1 >= 64,
+                    _ => !needs_matrices || shipped.matrix.is_some(),
+                };
+                assert_eq!(candidates.len() > 1, has_choice, "{}", knob.name);
+                assert_eq!(candidates.is_empty(), !has_choice, "{}", knob.name);
                 for value in candidates {
                     assert_eq!(knob.value(&knob.with(&shipped, &value)), value, "{}", knob.name);
                 }

@@ -6,6 +6,7 @@ use super::commands::Cost;
 use super::instance::{DeviceInfo, MatrixShape};
 use super::kernels::prompt_attention::PromptKernel;
 use super::pace::Pace;
+use super::tune::MAX_ATTENTION_GROUPS;
 
 /// Tile of the matrix product: `block_rows × block_tokens` per workgroup, `thread_rows × thread_tokens` per
 /// invocation.
@@ -194,11 +195,18 @@ impl MatrixTiles {
         let best = |all: [MatrixTile; 3]| all.into_iter().find(|t| t.fits(info));
         let [a, b, c, d, e] = choices.map(best);
         let tiles = [a?, b?, c?, d?, e?];
-        // One for each of the 40 compute units of gfx1151. Software has a few threads, which any product keeps busy.
-        let busy_groups = if info.is_cpu() { 1 } else { 40 };
-        // Up to 16 tokens integers read each weight once and are bound by the bus.
-        Some(MatrixTiles { from: if info.fast_dot { 17 } else { 9 }, experts_from: 8, busy_groups, tiles })
+        // One for each compute unit. Software has a few threads, which any product keeps busy.
+        let busy_groups = if info.is_cpu() { 1 } else { units(info) };
+        // Up to 32 tokens integers lose no time per token (see `Tuning::of`). Tiles of 128 rows would: a matrix of 4,096
+        // rows is 32 of them, which load 18 bytes a row at a time (Q4_K): 74 KB under way, where a bus of 256 GB/s with
+        // 1 µs of latency needs 256 KB.
+        Some(MatrixTiles { from: if info.fast_dot { 33 } else { 9 }, experts_from: 8, busy_groups, tiles })
     }
+}
+
+/// Compute units of a device; where its driver doesn't tell, as many as gfx1151 has.
+fn units(info: &DeviceInfo) -> usize {
+    info.compute_units.unwrap_or(40) as usize
 }
 
 /// More tokens than any pass has.
@@ -351,7 +359,10 @@ impl Tuning {
     /// integers 16 columns take 14 and 13, 17 about 17 and 18, 32 take 28 and 26, so that from 17 on the time per token
     /// still falls, to 81 and 72 % of what it is at 16. A tile of 32 columns would keep 128 sums per lane, or 2 rows and
     /// twice the loads of x. In f32 8 columns take 18 to 20: there the time grows with the tokens from 9 on.
-    /// Where there are matrix units, they take over from `matrix.from` on.
+    /// Where there are matrix units, they take over from `matrix.from` on, which is no less than 33 then.
+    ///
+    /// What is counted in workgroups for the whole device follows its number of compute units, 40 on gfx1151; the rest is
+    /// gfx1151's for every GPU, until `aimo-engine tune` has measured another one.
     ///
     /// Attention of single tokens runs in subgroups of 32 too: on gfx1151 12 waves per SIMD for every size of head and
     /// group, of 64 lanes 5 to 8. That is 384 lanes in both cases, or 320 to 512; the code has 15 to 26 % fewer instructions,
@@ -367,16 +378,16 @@ impl Tuning {
             norm: 256,
             attention: 128,
             attention_subgroup: if (smallest..=largest).contains(&32) { 32 } else { info.subgroup_size },
-            // Four for each of the 40 compute units of gfx1151.
-            attention_groups: 160,
+            // Four for each compute unit.
+            attention_groups: (4 * units(info)).min(MAX_ATTENTION_GROUPS),
             attention_split: 256,
             // A tile reads keys and values once for all its rows, a workgroup of a single token for up to 8.
             prompt_from: 64,
             prompt: PromptTile { workgroup: 256, rows: 64, block: 32, thread_rows: 4 },
             prompt_matrix: MatrixPromptTile::of(info),
             prompt_on_matrix: true,
-            // Three for each of the 20 pairs of compute units of gfx1151.
-            prompt_groups: 60,
+            // Three for each pair of compute units.
+            prompt_groups: (3 * units(info)).div_ceil(2),
             shared_bytes: info.shared_bytes,
             place_heads: 32,
             route: 256,

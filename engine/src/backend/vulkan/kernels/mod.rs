@@ -144,7 +144,7 @@ mod tests {
                 Kernel::MoeSum => moe_sum::Push::members(),
                 Kernel::ScaleBySigmoid => scale_by_sigmoid::Push::members(),
                 Kernel::Read => probe::read::Push::members(),
-                Kernel::Fma => probe::Push::members(),
+                Kernel::Fma | Kernel::MatrixFma => probe::Push::members(),
             };
             // Rust rounds a struct with addresses up to 8 bytes; the shader has no such member.
             members.retain(|m| m.name != "padding");
