@@ -3,6 +3,7 @@
 
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// How tokens are drawn. The defaults are llama.cpp's.
@@ -121,72 +122,193 @@ impl Sampler {
         if p.temperature <= 0.0 {
             return argmax(logits);
         }
-        let k = if p.top_k == 0 { logits.len() } else { p.top_k };
-        fill_best(&mut self.candidates, logits, k);
-        let best = self.candidates[0].1;
-        // Probabilities relative to the best one; their sum is needed for top-p only.
-        if p.top_p < 1.0 {
-            let total: f64 = self.candidates.iter().map(|c| f64::from(c.1 - best).exp()).sum();
-            let mut reached = 0.0;
-            let kept = self.candidates.iter().position(|c| {
-                reached += f64::from(c.1 - best).exp() / total;
-                reached >= f64::from(p.top_p)
-            });
-            self.candidates.truncate(kept.map_or(self.candidates.len(), |i| i + 1));
-        }
-        if p.min_p > 0.0 {
-            let floor = best + p.min_p.ln();
-            self.candidates.retain(|c| c.1 >= floor);
-        }
-        let weight = |c: &(u32, f32)| (f64::from(c.1 - best) / f64::from(p.temperature)).exp();
-        let total: f64 = self.candidates.iter().map(weight).sum();
         let uniform = (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-        let mut left = uniform * total;
-        for c in &self.candidates {
-            left -= weight(c);
-            if left < 0.0 {
-                return c.0;
-            }
+        let n_vocab = logits.len();
+        if (1..n_vocab).contains(&p.top_k) {
+            fill_best(&mut self.candidates, logits, p.top_k);
+            return pick(p, &self.candidates, None, uniform).unwrap_or_else(|| argmax(logits));
         }
-        self.candidates.last().map_or_else(|| argmax(logits), |c| c.0)
+        // Without a bound the few best tokens decide nearly always; sorting a whole vocabulary takes longer than a GPU
+        // takes to compute it.
+        let whole = Whole::of(logits, p);
+        let mut n = FEW.min(n_vocab);
+        while n < n_vocab {
+            fill_best(&mut self.candidates, logits, n);
+            if let Some(token) = pick(p, &self.candidates, Some(&whole), uniform) {
+                return token;
+            }
+            n = (n * 16).min(n_vocab);
+        }
+        fill_best(&mut self.candidates, logits, n_vocab);
+        pick(p, &self.candidates, None, uniform).unwrap_or_else(|| argmax(logits))
     }
+}
+
+/// So many of the best tokens are looked at first where no top-k bounds them.
+const FEW: usize = 256;
+
+/// Sums over all tokens, for a choice from the best of them.
+struct Whole {
+    /// Of the probabilities relative to the best token's.
+    mass: f64,
+    /// The same at the temperature.
+    weight: f64,
+}
+
+impl Whole {
+    fn of(logits: &[f32], p: &SamplerParams) -> Whole {
+        let best = largest(logits);
+        let sum_at = |temperature: f32| -> f64 {
+            in_parts(logits, |_, part| {
+                let mut scaled = [0.0f32; 1024];
+                let sum = |chunk: &[f32]| {
+                    let scaled = &mut scaled[..chunk.len()];
+                    scaled.iter_mut().zip(chunk).for_each(|(s, l)| *s = (l - best) / temperature);
+                    f64::from(crate::backend::cpu::sum_exp(scaled, 0.0))
+                };
+                part.chunks(1024).map(sum).sum::<f64>()
+            })
+            .iter()
+            .sum()
+        };
+        Whole {
+            mass: if p.top_p < 1.0 { sum_at(1.0) } else { 0.0 },
+            weight: if p.top_p < 1.0 || p.min_p > 0.0 { 0.0 } else { sum_at(p.temperature) },
+        }
+    }
+}
+
+/// The token that `uniform` (0 ≤ u < 1) falls on among `candidates`, sorted, of which those that top-p and min-p allow
+/// count. With `whole` they are the best of more: `None` where these can't decide.
+fn pick(p: &SamplerParams, candidates: &[(u32, f32)], whole: Option<&Whole>, uniform: f64) -> Option<u32> {
+    let best = candidates.first()?.1;
+    let (mut n_kept, mut is_cut) = (candidates.len(), whole.is_none());
+    // Probabilities relative to the best one; their sum is needed for top-p only.
+    if p.top_p < 1.0 {
+        let mass = |c: &(u32, f32)| f64::from(c.1 - best).exp();
+        let total = whole.map_or_else(|| candidates.iter().map(mass).sum(), |w| w.mass);
+        let mut reached = 0.0;
+        let last = candidates.iter().position(|c| {
+            reached += mass(c) / total;
+            reached >= f64::from(p.top_p)
+        });
+        if let Some(last) = last {
+            (n_kept, is_cut) = (last + 1, true);
+        }
+    }
+    if p.min_p > 0.0 {
+        let floor = best + p.min_p.ln();
+        let n_above = candidates.partition_point(|c| c.1 >= floor);
+        is_cut |= n_above < candidates.len();
+        n_kept = n_kept.min(n_above);
+    }
+    let has_cuts = p.top_p < 1.0 || p.min_p > 0.0;
+    if has_cuts && !is_cut {
+        return None;
+    }
+    let weight = |c: &(u32, f32)| (f64::from(c.1 - best) / f64::from(p.temperature)).exp();
+    let kept = &candidates[..n_kept];
+    let total = match whole {
+        Some(whole) if !has_cuts => whole.weight,
+        _ => kept.iter().map(weight).sum(),
+    };
+    let mut left = uniform * total;
+    for c in kept {
+        left -= weight(c);
+        if left < 0.0 {
+            return Some(c.0);
+        }
+    }
+    // Rounding may leave a last bit; of more tokens, others may follow.
+    kept.last().filter(|_| is_cut).map(|c| c.0)
+}
+
+/// Logits of a part of a vocabulary: enough that another thread is worth it.
+const PART: usize = 16 << 10;
+
+/// What `f` makes of each part of the logits and the number of its first one, in order; side by side where there are
+/// several.
+fn in_parts<R: Send>(logits: &[f32], f: impl Fn(usize, &[f32]) -> R + Sync) -> Vec<R> {
+    if logits.len() <= 2 * PART {
+        return vec![f(0, logits)];
+    }
+    logits.par_chunks(PART).enumerate().map(|(i, part)| f(i * PART, part)).collect()
+}
+
+/// Whether all are numbers, and none infinite.
+pub(crate) fn are_finite(logits: &[f32]) -> bool {
+    // Without a way out of the inner loop it is vector instructions.
+    let part = |_, part: &[f32]| part.chunks(1024).all(|chunk| chunk.iter().fold(true, |all, l| all & l.is_finite()));
+    in_parts(logits, part).into_iter().all(|finite| finite)
 }
 
 /// `ln Σ eˡ`.
 fn log_sum_exp(logits: &[f32]) -> f32 {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let part = |part: &[f32]| f64::from(crate::backend::cpu::sum_exp(part, max));
-    max + logits.chunks(1024).map(part).sum::<f64>().ln() as f32
+    let max = largest(logits);
+    let chunk = |chunk: &[f32]| f64::from(crate::backend::cpu::sum_exp(chunk, max));
+    let sums = in_parts(logits, |_, part| part.chunks(1024).map(chunk).sum::<f64>());
+    max + sums.iter().sum::<f64>().ln() as f32
+}
+
+fn largest(logits: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let of_part = |_, part: &[f32]| {
+        // Several at a time: one chain of comparisons would take as long as their latency.
+        let mut lanes = [f32::NEG_INFINITY; LANES];
+        let (chunks, tail) = part.as_chunks::<LANES>();
+        for chunk in chunks {
+            for i in 0..LANES {
+                lanes[i] = larger(lanes[i], chunk[i]);
+            }
+        }
+        lanes.into_iter().chain(tail.iter().copied()).fold(f32::NEG_INFINITY, larger)
+    };
+    in_parts(logits, of_part).into_iter().fold(f32::NEG_INFINITY, larger)
 }
 
 /// The first of the largest logits.
 fn argmax(logits: &[f32]) -> u32 {
-    let better = |best: (usize, f32), (i, &l): (usize, &f32)| if l > best.1 { (i, l) } else { best };
-    logits.iter().enumerate().fold((0, f32::NEG_INFINITY), better).0 as u32
+    let max = largest(logits);
+    logits.iter().position(|l| *l == max).unwrap_or(0) as u32
 }
 
 /// The `k` largest logits with their tokens, best first; equal ones by token, so that the order is one.
 fn fill_best(candidates: &mut Vec<(u32, f32)>, logits: &[f32], k: usize) {
     candidates.clear();
     let k = k.clamp(1, logits.len());
-    let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    if k < PART / 4 {
+        in_parts(logits, |first, part| best_of(first, part, k)).iter().for_each(|part| candidates.extend(part));
+    } else {
+        candidates.extend(best_of(0, logits, k));
+    }
+    if k < candidates.len() {
+        candidates.select_nth_unstable_by(k - 1, by_rank);
+        candidates.truncate(k);
+    }
+    candidates.sort_unstable_by(by_rank);
+}
+
+fn by_rank(a: &(u32, f32), b: &(u32, f32)) -> std::cmp::Ordering {
+    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
+}
+
+/// The `k` largest of a part and some more, in any order; its first is token `first`.
+fn best_of(first: usize, logits: &[f32], k: usize) -> Vec<(u32, f32)> {
     // Few logits reach the k best so far: they are collected, and cut back to k now and then.
+    let mut candidates = Vec::new();
     let mut least = f32::NEG_INFINITY;
     for (i, &l) in logits.iter().enumerate() {
         if l >= least {
-            candidates.push((i as u32, l));
+            candidates.push(((first + i) as u32, l));
             if candidates.len() >= 4 * k + 64 {
-                candidates.select_nth_unstable_by(k - 1, order);
+                candidates.select_nth_unstable_by(k - 1, by_rank);
                 candidates.truncate(k);
                 least = candidates[k - 1].1;
             }
         }
     }
-    if k < candidates.len() {
-        candidates.select_nth_unstable_by(k - 1, order);
-        candidates.truncate(k);
-    }
-    candidates.sort_unstable_by(order);
+    candidates
 }
 
 fn penalise(logits: &[f32], recent: &std::collections::VecDeque<u32>, penalty: f32) -> Vec<f32> {
@@ -232,6 +354,76 @@ mod tests {
                 fill_best(&mut best, &logits, k);
                 assert_eq!(best, want[..k.min(3000)], "step {step}, k {k}");
             }
+        }
+    }
+
+    /// A vocabulary of several parts, with one token much better than others or none.
+    fn large_vocabulary(steepness: f32) -> Vec<f32> {
+        (0..50_000u32).map(|i| -steepness * (1.0 + (i * 7919 % 50_000) as f32).ln()).collect()
+    }
+
+    #[test]
+    fn the_few_best_decide_as_all_would() {
+        let all_of = |logits: &[f32]| {
+            let mut all = Vec::new();
+            fill_best(&mut all, logits, logits.len());
+            all
+        };
+        for steepness in [0.0, 0.5, 1.1, 4.0] {
+            let logits = large_vocabulary(steepness);
+            let all = all_of(&logits);
+            for (top_p, min_p, temperature) in
+                [(1.0, 0.0, 1.0), (1.0, 0.0, 0.6), (0.95, 0.0, 1.0), (1.0, 0.02, 1.3), (0.9, 0.01, 0.7)]
+            {
+                let p = SamplerParams { top_p, min_p, ..params(temperature) };
+                let mut rng = Xoshiro256PlusPlus::seed_from_u64(p.seed);
+                let want: Vec<u32> = (0..20)
+                    .map(|_| {
+                        let uniform = (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+                        pick(&p, &all, None, uniform).expect("all tokens decide")
+                    })
+                    .collect();
+                assert_eq!(draws(p, &logits, 20), want, "steepness {steepness}, {p:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn few_tokens_say_so_where_they_cannot_decide() {
+        let logits = large_vocabulary(0.0);
+        let mut few = Vec::new();
+        fill_best(&mut few, &logits, FEW);
+        for (top_p, min_p) in [(1.0, 0.0), (0.9, 0.0), (1.0, 0.5)] {
+            let p = SamplerParams { top_p, min_p, ..params(1.0) };
+            let whole = Whole::of(&logits, &p);
+            assert_eq!(pick(&p, &few, Some(&whole), 0.5), None, "{p:?}");
+        }
+        let p = SamplerParams { top_p: 0.000_99, ..params(1.0) };
+        let n = 50;
+        assert_eq!(
+            pick(&p, &few, Some(&Whole::of(&logits, &p)), 0.999),
+            Some(few[n - 1].0),
+            "50 of 50,000 are a thousandth"
+        );
+    }
+
+    #[test]
+    fn parts_of_a_large_vocabulary_give_what_the_whole_does() {
+        let mut logits = large_vocabulary(1.1);
+        let want = logits.iter().map(|&l| f64::from(l).exp()).sum::<f64>().ln();
+        assert!((f64::from(log_sum_exp(&logits)) - want).abs() < 1e-5);
+        assert_eq!((argmax(&logits), largest(&logits)), (0, 0.0));
+        let mut sorted: Vec<(u32, f32)> = logits.iter().enumerate().map(|(i, &l)| (i as u32, l)).collect();
+        sorted.sort_by(by_rank);
+        for k in [1, 40, 300, PART / 4, 20_000, 50_000] {
+            let mut best = Vec::new();
+            fill_best(&mut best, &logits, k);
+            assert_eq!(best, sorted[..k], "k {k}");
+        }
+        assert!(are_finite(&logits));
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            logits[49_999] = bad;
+            assert!(!are_finite(&logits), "{bad}");
         }
     }
 

@@ -4,7 +4,7 @@ use super::SeqId;
 use super::batch::Part;
 use crate::backend::BatchToken;
 use crate::error::RequestError;
-use crate::sampler::{Sampled, Sampler, SamplerState};
+use crate::sampler::{Sampled, Sampler, SamplerState, are_finite};
 use crate::tokenizer::StreamDecoder;
 use rayon::prelude::*;
 use std::collections::VecDeque;
@@ -92,7 +92,7 @@ impl Draw<'_> {
     fn run(&mut self, n_vocab: usize, ends: &(dyn Fn(u32) -> bool + Sync)) -> Result<VecDeque<Drawn>, RequestError> {
         let mut all = VecDeque::new();
         for (i, row) in self.rows.chunks_exact(n_vocab).enumerate() {
-            if !row.iter().all(|l| l.is_finite()) {
+            if !are_finite(row) {
                 return Err(RequestError::NotFinite { position: self.position + i });
             }
             let sampler = &mut self.seq.sampler;
