@@ -3,7 +3,6 @@
 
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// How tokens are drawn. The defaults are llama.cpp's.
@@ -131,21 +130,19 @@ impl Sampler {
         // Without a bound the few best tokens decide nearly always; sorting a whole vocabulary takes longer than a GPU
         // takes to compute it.
         let whole = Whole::of(logits, p);
-        let mut n = FEW.min(n_vocab);
-        while n < n_vocab {
+        for n in FEW.into_iter().filter(|n| *n < n_vocab) {
             fill_best(&mut self.candidates, logits, n);
             if let Some(token) = pick(p, &self.candidates, Some(&whole), uniform) {
                 return token;
             }
-            n = (n * 16).min(n_vocab);
         }
         fill_best(&mut self.candidates, logits, n_vocab);
         pick(p, &self.candidates, None, uniform).unwrap_or_else(|| argmax(logits))
     }
 }
 
-/// So many of the best tokens are looked at first where no top-k bounds them.
-const FEW: usize = 256;
+/// So many of the best tokens are looked at, first and then, where no top-k bounds them.
+const FEW: [usize; 2] = [256, 4096];
 
 /// Sums over all tokens, for a choice from the best of them.
 struct Whole {
@@ -159,17 +156,13 @@ impl Whole {
     fn of(logits: &[f32], p: &SamplerParams) -> Whole {
         let best = largest(logits);
         let sum_at = |temperature: f32| -> f64 {
-            in_parts(logits, |_, part| {
-                let mut scaled = [0.0f32; 1024];
-                let sum = |chunk: &[f32]| {
-                    let scaled = &mut scaled[..chunk.len()];
-                    scaled.iter_mut().zip(chunk).for_each(|(s, l)| *s = (l - best) / temperature);
-                    f64::from(crate::backend::cpu::sum_exp(scaled, 0.0))
-                };
-                part.chunks(1024).map(sum).sum::<f64>()
-            })
-            .iter()
-            .sum()
+            let mut scaled = [0.0f32; 1024];
+            let sum = |chunk: &[f32]| {
+                let scaled = &mut scaled[..chunk.len()];
+                scaled.iter_mut().zip(chunk).for_each(|(s, l)| *s = (l - best) / temperature);
+                f64::from(crate::backend::cpu::sum_exp(scaled, 0.0))
+            };
+            logits.chunks(1024).map(sum).sum()
         };
         Whole {
             mass: if p.top_p < 1.0 { sum_at(1.0) } else { 0.0 },
@@ -223,48 +216,31 @@ fn pick(p: &SamplerParams, candidates: &[(u32, f32)], whole: Option<&Whole>, uni
     kept.last().filter(|_| is_cut).map(|c| c.0)
 }
 
-/// Logits of a part of a vocabulary: enough that another thread is worth it.
-const PART: usize = 16 << 10;
-
-/// What `f` makes of each part of the logits and the number of its first one, in order; side by side where there are
-/// several.
-fn in_parts<R: Send>(logits: &[f32], f: impl Fn(usize, &[f32]) -> R + Sync) -> Vec<R> {
-    if logits.len() <= 2 * PART {
-        return vec![f(0, logits)];
-    }
-    logits.par_chunks(PART).enumerate().map(|(i, part)| f(i * PART, part)).collect()
-}
-
 /// Whether all are numbers, and none infinite.
 pub(crate) fn are_finite(logits: &[f32]) -> bool {
     // Without a way out of the inner loop it is vector instructions.
-    let part = |_, part: &[f32]| part.chunks(1024).all(|chunk| chunk.iter().fold(true, |all, l| all & l.is_finite()));
-    in_parts(logits, part).into_iter().all(|finite| finite)
+    logits.chunks(1024).all(|chunk| chunk.iter().fold(true, |all, l| all & l.is_finite()))
 }
 
 /// `ln Σ eˡ`.
 fn log_sum_exp(logits: &[f32]) -> f32 {
     let max = largest(logits);
-    let chunk = |chunk: &[f32]| f64::from(crate::backend::cpu::sum_exp(chunk, max));
-    let sums = in_parts(logits, |_, part| part.chunks(1024).map(chunk).sum::<f64>());
-    max + sums.iter().sum::<f64>().ln() as f32
+    let part = |part: &[f32]| f64::from(crate::backend::cpu::sum_exp(part, max));
+    max + logits.chunks(1024).map(part).sum::<f64>().ln() as f32
 }
 
 fn largest(logits: &[f32]) -> f32 {
     const LANES: usize = 16;
     let larger = |a: f32, b: f32| if b > a { b } else { a };
-    let of_part = |_, part: &[f32]| {
-        // Several at a time: one chain of comparisons would take as long as their latency.
-        let mut lanes = [f32::NEG_INFINITY; LANES];
-        let (chunks, tail) = part.as_chunks::<LANES>();
-        for chunk in chunks {
-            for i in 0..LANES {
-                lanes[i] = larger(lanes[i], chunk[i]);
-            }
+    // Several at a time: one chain of comparisons takes as long as their latency.
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (chunks, tail) = logits.as_chunks::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            lanes[i] = larger(lanes[i], chunk[i]);
         }
-        lanes.into_iter().chain(tail.iter().copied()).fold(f32::NEG_INFINITY, larger)
-    };
-    in_parts(logits, of_part).into_iter().fold(f32::NEG_INFINITY, larger)
+    }
+    lanes.into_iter().chain(tail.iter().copied()).fold(f32::NEG_INFINITY, larger)
 }
 
 /// The first of the largest logits.
@@ -277,38 +253,24 @@ fn argmax(logits: &[f32]) -> u32 {
 fn fill_best(candidates: &mut Vec<(u32, f32)>, logits: &[f32], k: usize) {
     candidates.clear();
     let k = k.clamp(1, logits.len());
-    if k < PART / 4 {
-        in_parts(logits, |first, part| best_of(first, part, k)).iter().for_each(|part| candidates.extend(part));
-    } else {
-        candidates.extend(best_of(0, logits, k));
-    }
-    if k < candidates.len() {
-        candidates.select_nth_unstable_by(k - 1, by_rank);
-        candidates.truncate(k);
-    }
-    candidates.sort_unstable_by(by_rank);
-}
-
-fn by_rank(a: &(u32, f32), b: &(u32, f32)) -> std::cmp::Ordering {
-    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
-}
-
-/// The `k` largest of a part and some more, in any order; its first is token `first`.
-fn best_of(first: usize, logits: &[f32], k: usize) -> Vec<(u32, f32)> {
+    let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
     // Few logits reach the k best so far: they are collected, and cut back to k now and then.
-    let mut candidates = Vec::new();
     let mut least = f32::NEG_INFINITY;
     for (i, &l) in logits.iter().enumerate() {
         if l >= least {
-            candidates.push(((first + i) as u32, l));
+            candidates.push((i as u32, l));
             if candidates.len() >= 4 * k + 64 {
-                candidates.select_nth_unstable_by(k - 1, by_rank);
+                candidates.select_nth_unstable_by(k - 1, order);
                 candidates.truncate(k);
                 least = candidates[k - 1].1;
             }
         }
     }
-    candidates
+    if k < candidates.len() {
+        candidates.select_nth_unstable_by(k - 1, order);
+        candidates.truncate(k);
+    }
+    candidates.sort_unstable_by(order);
 }
 
 fn penalise(logits: &[f32], recent: &std::collections::VecDeque<u32>, penalty: f32) -> Vec<f32> {
@@ -357,7 +319,7 @@ mod tests {
         }
     }
 
-    /// A vocabulary of several parts, with one token much better than others or none.
+    /// A vocabulary with one token much better than the others, or none.
     fn large_vocabulary(steepness: f32) -> Vec<f32> {
         (0..50_000u32).map(|i| -steepness * (1.0 + (i * 7919 % 50_000) as f32).ln()).collect()
     }
@@ -392,7 +354,7 @@ mod tests {
     fn few_tokens_say_so_where_they_cannot_decide() {
         let logits = large_vocabulary(0.0);
         let mut few = Vec::new();
-        fill_best(&mut few, &logits, FEW);
+        fill_best(&mut few, &logits, FEW[0]);
         for (top_p, min_p) in [(1.0, 0.0), (0.9, 0.0), (1.0, 0.5)] {
             let p = SamplerParams { top_p, min_p, ..params(1.0) };
             let whole = Whole::of(&logits, &p);
@@ -408,18 +370,8 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_a_large_vocabulary_give_what_the_whole_does() {
+    fn numbers_that_are_none_are_seen() {
         let mut logits = large_vocabulary(1.1);
-        let want = logits.iter().map(|&l| f64::from(l).exp()).sum::<f64>().ln();
-        assert!((f64::from(log_sum_exp(&logits)) - want).abs() < 1e-5);
-        assert_eq!((argmax(&logits), largest(&logits)), (0, 0.0));
-        let mut sorted: Vec<(u32, f32)> = logits.iter().enumerate().map(|(i, &l)| (i as u32, l)).collect();
-        sorted.sort_by(by_rank);
-        for k in [1, 40, 300, PART / 4, 20_000, 50_000] {
-            let mut best = Vec::new();
-            fill_best(&mut best, &logits, k);
-            assert_eq!(best, sorted[..k], "k {k}");
-        }
         assert!(are_finite(&logits));
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             logits[49_999] = bad;
