@@ -19,6 +19,7 @@ use crate::commands::{
     bench, devices, eval, generate, info, kernels, logits, perplexity, python, replay, report, roofline, run, synth,
     tokenize, tune,
 };
+use crate::failure::Failure;
 
 /// Solves olympiad-level maths problems with a local language model, offline, in one program.
 #[derive(Debug, Parser)]
@@ -141,6 +142,16 @@ pub struct DeviceArgs {
 }
 
 impl DeviceArgs {
+    /// Refuses a Vulkan device for what runs on the CPU.
+    pub fn check(&self) -> Result<(), Failure> {
+        match &self.device {
+            Some(device) if self.backend == Backend::Cpu => Err(Failure::Usage(format!(
+                "--device {device} names a Vulkan device and --backend cpu uses none: give one of the two"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// The engine's options, but for sizes and threads.
     pub fn options(&self, cache: &CacheArgs) -> EngineOptions {
         EngineOptions {

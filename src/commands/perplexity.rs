@@ -50,6 +50,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure> {
+    args.device.check()?;
     let text = read_text(&args.file)?;
     // Before the model is loaded: a text that is too short.
     let tokenizer = load::tokenizer(&load::open(&args.model)?)?;

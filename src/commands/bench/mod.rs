@@ -126,6 +126,10 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
     if tests.is_empty() {
         return Err(Failure::Usage("nothing to measure: -p and -n are both 0".to_owned()));
     }
+    if let Some(depth) = args.n_depth.iter().find(|d| args.is_shared && **d > 0) {
+        return Err(Failure::Usage(format!("-d {depth} and -pps don't go together: a shared prompt starts a context")));
+    }
+    args.device.check()?;
     // Every file before the first measurement.
     args.model.iter().try_for_each(|path| load::open(path).map(|_| ()))?;
     let mut records = Vec::new();
