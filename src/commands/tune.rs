@@ -14,7 +14,7 @@ use engine::backend::vulkan::{DeviceOptions, Gpu, Tuning};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::args::{at_least_one, duration};
+use crate::args::{duration, repetitions, tokens};
 use crate::commands::synth::LikeArgs;
 use crate::failure::Failure;
 use crate::measure::{Batch, Bench, ModelFile};
@@ -46,10 +46,10 @@ pub struct Args {
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
     /// Tokens in the context before a token
-    #[arg(short = 'd', long, value_name = "N", default_value_t = 1024)]
+    #[arg(short = 'd', long, value_name = "N", default_value_t = 1024, value_parser = tokens)]
     n_depth: usize,
     /// Most passes that are timed for each candidate, after one that is not
-    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = at_least_one)]
+    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = repetitions)]
     repetitions: usize,
     /// Time for all sizes, such as 10m: fewer passes where -r takes longer; sizes that it ends before stay as they are
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
@@ -86,7 +86,7 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
         shaders: args.shaders.as_deref(),
         ..DeviceOptions::default()
     };
-    let gpu = Gpu::open(options).map_err(|e| Failure::vulkan(&e))?;
+    let gpu = Gpu::open(options).map_err(|e| Failure::device(&e))?;
     if args.reset {
         return reset(&gpu, args.json, out);
     }

@@ -26,7 +26,7 @@ use record::{Record, record, table, write_csv};
 pub use system::cpu_name;
 use system::cpu_ns;
 
-use crate::args::{CacheArgs, DeviceArgs, at_least_one};
+use crate::args::{CacheArgs, DeviceArgs, batch, repetitions, sequences, threads, tokens};
 use crate::bandwidth;
 use crate::failure::Failure;
 use crate::{load, measure};
@@ -38,29 +38,29 @@ pub struct Args {
     #[arg(short, long, value_name = "FILE", required = true, value_delimiter = ',')]
     model: Vec<PathBuf>,
     /// Prompt lengths; 0 = no prompt test
-    #[arg(short = 'p', long, value_name = "N,…", value_delimiter = ',', default_value = "512")]
+    #[arg(short = 'p', long, value_name = "N,…", value_delimiter = ',', default_value = "512", value_parser = tokens)]
     n_prompt: Vec<usize>,
     /// Numbers of tokens to generate; 0 = no generation test
-    #[arg(short = 'n', long, value_name = "N,…", value_delimiter = ',', default_value = "128")]
+    #[arg(short = 'n', long, value_name = "N,…", value_delimiter = ',', default_value = "128", value_parser = tokens)]
     n_gen: Vec<usize>,
     /// Tokens in the context before a test starts
-    #[arg(short = 'd', long, value_name = "N,…", value_delimiter = ',', default_value = "0")]
+    #[arg(short = 'd', long, value_name = "N,…", value_delimiter = ',', default_value = "0", value_parser = tokens)]
     n_depth: Vec<usize>,
     /// Numbers of sequences that generate together (llama-batched-bench's -npl)
     #[arg(long = "npl", visible_alias = "n-parallel", value_name = "N,…", value_delimiter = ',', default_value = "1",
-          value_parser = at_least_one)]
+          value_parser = sequences)]
     n_parallel: Vec<usize>,
     /// Prompt tests of sequences that share the prompt, up to the first token of each (llama-batched-bench's -pps)
     #[arg(long = "pps")]
     is_shared: bool,
     /// Most tokens in one pass
-    #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "512", value_parser = at_least_one)]
+    #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "512", value_parser = batch)]
     batch_size: Vec<usize>,
     /// CPU threads; 0 = all cores
-    #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "0")]
+    #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "0", value_parser = threads)]
     threads: Vec<usize>,
     /// Repetitions of each test, after one that is not counted
-    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = at_least_one)]
+    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = repetitions)]
     repetitions: usize,
     /// Form of the output
     #[arg(short, long, value_enum, default_value_t = Format::Md)]
