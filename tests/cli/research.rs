@@ -120,6 +120,51 @@ fn measuring_asks_for_a_model_and_for_what_to_do_with_it() {
         "no such",
     ];
     on_software(&args).fails_naming(&["no such"]);
+    // What is compared is filtered too, and nothing compared is no success.
+    let args = ["kernels", "--check", "--like", "qwen3-0.6b", "--shrink", "8", "--columns", "1", "--filter", "no such"];
+    on_software(&args).fails_naming(&["no such", "--filter"]);
+    // Without a measurement nothing of it is taken.
+    for args in [&["--exact"][..], &["--columns", "1"], &["-d", "4"], &["-p", "4"], &["-r", "2"]] {
+        aimo([&["kernels"][..], args].concat()).refuses_usage("--time");
+    }
+}
+
+#[test]
+fn depths_that_the_device_has_no_room_for_are_named() {
+    let args = ["kernels", "--time", "--like", "qwen3-0.6b", "--shrink", "8", "-d", "16777216", "-q"];
+    let done = on_software(&args);
+    assert!(!done.stderr.contains("--backend"), "`kernels` has no such flag: {}", done.stderr);
+    done.fails_naming(&["too large for the Vulkan device", "-d"]);
+}
+
+#[test]
+fn times_of_passes_that_cannot_be_are_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("times.json");
+    let path_text = path.to_str().expect("a UTF-8 path");
+    let held = |n_tokens: u64, n_seq: u64| {
+        let pass = serde_json::json!({ "n_tokens": n_tokens, "n_seq": n_seq, "depth": 0, "ops": [] });
+        std::fs::write(&path, serde_json::json!({ "passes": [pass] }).to_string()).expect("written");
+        aimo(["roofline", "--like", "qwen3-8b", "--npl", "1", "--measured", path_text])
+    };
+    held(8, 4).ok();
+    held(8, 3).fails_naming(&["times.json", "8 tokens", "3 sequences"]);
+    held(8, 0).fails_naming(&["times.json", "0 sequences"]);
+    held(1 << 40, 1 << 40).fails_naming(&["at most 4294967295"]);
+    held(2_000_000_000, 2_000_000_000).ok();
+}
+
+#[test]
+fn the_roofline_of_a_smaller_cache_is_higher() {
+    let kv_bytes = |types: &[&str]| {
+        let args = ["roofline", "--like", "qwen3-8b", "--json", "--npl", "4", "-p", "1", "-d", "4096"];
+        let found = aimo(args.iter().chain(types).copied()).json();
+        found["streams"][0]["kv_bytes"].as_f64().expect("a number")
+    };
+    let (f16, q8_0) = (kv_bytes(&[]), kv_bytes(&["-ctk", "q8_0", "-ctv", "q8_0"]));
+    assert!((q8_0 / f16 - 34.0 / 64.0).abs() < 1e-9, "{q8_0} of {f16}");
+    aimo(["roofline", "--like", "qwen3-8b", "-ctk", "q4_0"]).refuses_usage("q8_0");
+    aimo(["roofline", "--like", "qwen3-8b", "-p", "1000000", "-b", "1"]).fails_naming(&["1000000 passes", "-b"]);
 }
 
 #[test]

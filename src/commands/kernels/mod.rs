@@ -7,8 +7,9 @@ mod time;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use engine::backend::vulkan::{DeviceOptions, VulkanError};
+use engine::backend::vulkan::{DeviceOptions, VulkanError, compile_only_environment};
 
 use crate::args::{prompt, repetitions, sequences, tokens};
 use crate::commands::synth::LikeArgs;
@@ -101,7 +102,30 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
         m if m.model.is_some() || args.like.is_given() => {
             Err(Failure::Usage("a model is used to measure: add --time or --check".to_owned()))
         }
-        _ => code::run(args, quiet, out),
+        _ => {
+            args.isa.as_deref().map_or(Ok(()), check_chip)?;
+            code::run(args, quiet, out)
+        }
+    }
+}
+
+/// Refuses a chip that AMD's driver doesn't know: it ends the process that asks it, with a message of its own. So another
+/// one asks first, whose messages nobody sees. What else there is to refuse is left to the listing.
+fn check_chip(isa: &str) -> Result<(), Failure> {
+    let Some(environment) = compile_only_environment(isa) else { return Ok(()) };
+    if std::env::var_os("RADV_FORCE_FAMILY").is_some_and(|family| family == isa) {
+        return Ok(());
+    }
+    let program = std::env::current_exe().map_err(|e| Failure::plain(format!("this program can't be found: {e}")))?;
+    let mut command = Command::new(program);
+    command.arg("devices").envs(environment).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let status = command.status().map_err(|e| Failure::plain(format!("this program can't be started again: {e}")))?;
+    match status.code() {
+        Some(_) => Ok(()),
+        None => Err(Failure::new(
+            format!("--isa {isa:?}: AMD's driver on this machine knows no such chip"),
+            "name one as the driver does, such as gfx1151, or navi31 for gfx1100",
+        )),
     }
 }
 
