@@ -95,12 +95,7 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
     let is_wanted = |k: &&Knob| args.filter.as_ref().is_none_or(|text| k.name.contains(text));
     let knobs: Vec<&Knob> = known.iter().copied().filter(is_wanted).collect();
     if knobs.is_empty() {
-        let names: Vec<&str> = known.iter().map(|k| k.name).collect();
-        let text = args.filter.as_deref().unwrap_or_default();
-        return Err(Failure::new(
-            format!("no size has {text:?} in its name"),
-            format!("there are {}", names.join(", ")),
-        ));
+        return Err(nothing_to_choose(args.filter.as_deref().unwrap_or_default(), &known, &gpu.info().name));
     }
     if let Some(problem) = &gpu.stored_tuning().problem {
         warn_once(problem);
@@ -126,7 +121,7 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
     let pace = Pace { end, n_left: n_candidates, first, most, pass: None };
     let mut measurer = Measurer { benches, pace, n_repeats: args.repetitions, done: 0 };
     let mut tuning = before;
-    let (mut outcomes, mut left_out, mut path) = (Vec::new(), Vec::new(), None);
+    let (mut outcomes, mut left_out, mut unused, mut path) = (Vec::new(), Vec::new(), Vec::new(), None);
     for knob in knobs {
         if measurer.pace.is_over() {
             left_out.push(knob.name);
@@ -134,27 +129,34 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
         }
         let mut shown = |done: usize| progress.set(done, n_candidates, knob.name);
         let outcome = measurer.measure(knob, &knob.candidates(&info), &batches(knob), &tuning, &mut shown)?;
-        if outcome.is_none() && measurer.pace.is_over() {
-            left_out.push(knob.name);
-        } else if let Some(outcome) = outcome {
-            tuning = knob.with(&tuning, &outcome.chosen);
-            outcomes.push(outcome);
-            if !args.dry_run {
-                path = Some(store(&gpu, &outcomes)?);
+        match outcome {
+            Some(outcome) => {
+                tuning = knob.with(&tuning, &outcome.chosen);
+                outcomes.push(outcome);
+                if !args.dry_run {
+                    path = Some(store(&gpu, &outcomes)?);
+                }
             }
+            None if measurer.pace.is_over() => left_out.push(knob.name),
+            None => unused.push(knob.name),
         }
     }
     progress.finish();
     if args.json {
         let value = json!({
             "device": info.name, "driver": info.driver, "models": models.iter().map(|m| &m.name).collect::<Vec<_>>(),
-            "stored": path, "sizes": outcomes, "left_out": left_out,
+            "stored": path, "sizes": outcomes, "left_out": left_out, "unused": unused,
         });
         return Ok(writeln!(out, "{value:#}")?);
     }
     writeln!(out, "{} ({})", info.name, info.driver)?;
     models.iter().try_for_each(|m| writeln!(out, "{}", m.name))?;
-    writeln!(out, "{}", table(&outcomes))?;
+    if !outcomes.is_empty() {
+        writeln!(out, "{}", table(&outcomes))?;
+    }
+    if !unused.is_empty() {
+        writeln!(out, "not measured, since these models run no kernel that they are about: {}", unused.join(", "))?;
+    }
     if !left_out.is_empty() {
         writeln!(out, "not measured, since the time was over (--budget): {}", left_out.join(", "))?;
     }
@@ -163,6 +165,17 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
         None if args.dry_run => Ok(writeln!(out, "nothing was stored (--dry-run)")?),
         None => Ok(writeln!(out, "nothing was stored: no size was measured")?),
     }
+}
+
+/// A filter that leaves no size: none has such a name, or those that do are of no use on the device.
+fn nothing_to_choose(text: &str, known: &[&Knob], device: &str) -> Failure {
+    let useless: Vec<&str> = KNOBS.iter().map(|k| k.name).filter(|name| name.contains(text)).collect();
+    let names: Vec<&str> = known.iter().map(|k| k.name).collect();
+    let message = match useless[..] {
+        [] => format!("no size has {text:?} in its name (--filter)"),
+        _ => format!("{device} lacks what these sizes are about (--filter {text:?}): {}", useless.join(", ")),
+    };
+    Failure::new(message, format!("there are {}", names.join(", ")))
 }
 
 fn reset(gpu: &Gpu, as_json: bool, out: &mut impl Write) -> Result<(), Failure> {
