@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::tiny::Tiny;
 use crate::tools::{Done, aimo, command};
 
 /// The software device.
@@ -235,6 +236,32 @@ fn sizes_are_measured_stored_used_and_forgotten() {
     assert!(files().is_empty());
     assert!(run(&["tune", "--reset"]).ok().contains("nothing is stored"));
     run(&["tune", "--filter", "no such size"]).fails_naming(&["no such size", "matvec"]);
+    // A size that the model has no kernel for is named, in the table's place.
+    let route = ["tune", "--like", "qwen3-0.6b", "--shrink", "8", "-r", "1", "-d", "0", "--filter", "route", "-q"];
+    let text = run(&route).ok();
+    assert!(text.contains("no kernel that they are about: route") && text.contains("nothing was stored"), "{text}");
+    let found = run(&[&route[..], &["--json"]].concat()).json();
+    assert_eq!((&found["unused"], &found["sizes"]), (&serde_json::json!(["route"]), &serde_json::json!([])));
+    // One that the device has no choice for is no unknown name.
+    let has_matrices = aimo(["devices"]).ok().contains("cooperative matrix");
+    if !has_matrices {
+        run(&["tune", "--filter", "matrix.wide"]).fails_naming(&["llvmpipe", "matrix.widest", "norm"]);
+    }
+}
+
+#[test]
+fn bench_says_how_long_loading_took_and_refuses_what_it_would_ignore() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let model = Tiny::default().write(folder.path());
+    let bench = ["bench", "-m", model.to_str().expect("a UTF-8 path"), "--backend", "cpu", "-r", "1", "-q"];
+    let with = |more: &[&str]| aimo([&bench[..], more].concat());
+    let text = with(&["-p", "4", "-n", "2", "-t", "1,2"]).ok();
+    let lines: Vec<&str> = text.lines().filter(|l| l.contains("tiny.gguf loaded in ")).collect();
+    assert_eq!(lines.len(), 2, "one for each load: {text}");
+    assert!(lines[0].contains("(1 thread,") && lines[1].contains("2 threads"), "{text}");
+    with(&["-pps", "-p", "4", "-n", "0", "-d", "0,8"]).refuses_usage("-d 8 and -pps");
+    with(&["-pps", "-p", "4", "-n", "0"]).ok();
+    with(&["-n", "16777216", "-p", "0", "-npl", "4096"]).fails_naming(&["4096 sequences of 16777216 tokens", "-n"]);
 }
 
 #[test]

@@ -22,7 +22,7 @@ use engine::sampler::SamplerParams;
 use engine::scheduler::{Scheduler, SeqId};
 use engine::{Engine, EngineOptions};
 
-use record::{Record, record, table, write_csv};
+use record::{Record, load_lines, record, table, write_csv};
 pub use system::cpu_name;
 use system::cpu_ns;
 
@@ -154,7 +154,10 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
             writeln!(out)?;
         }
         Format::Csv => write_csv(&records, out)?,
-        Format::Md => writeln!(out, "{}", table(&records))?,
+        Format::Md => {
+            writeln!(out, "{}\n", table(&records))?;
+            load_lines(&records).iter().try_for_each(|line| writeln!(out, "{line}"))?;
+        }
     }
     Ok(())
 }
