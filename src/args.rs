@@ -2,6 +2,7 @@
 //! each command resolves its arguments itself. Where llama.cpp has a flag, it is called the same here.
 
 use std::ffi::OsString;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::commands::{
     bench, devices, eval, generate, info, kernels, logits, perplexity, python, replay, report, roofline, run, synth,
     tokenize, tune,
 };
+use crate::failure::Failure;
 
 /// Solves olympiad-level maths problems with a local language model, offline, in one program.
 #[derive(Debug, Parser)]
@@ -141,6 +143,16 @@ pub struct DeviceArgs {
 }
 
 impl DeviceArgs {
+    /// Refuses a Vulkan device for what runs on the CPU.
+    pub fn check(&self) -> Result<(), Failure> {
+        match &self.device {
+            Some(device) if self.backend == Backend::Cpu => Err(Failure::Usage(format!(
+                "--device {device} names a Vulkan device and --backend cpu uses none: give one of the two"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// The engine's options, but for sizes and threads.
     pub fn options(&self, cache: &CacheArgs) -> EngineOptions {
         EngineOptions {
@@ -186,7 +198,7 @@ impl CacheArgs {
 }
 
 /// A type of keys or values, by name.
-fn kv_type() -> impl TypedValueParser<Value = KvType> {
+pub fn kv_type() -> impl TypedValueParser<Value = KvType> {
     PossibleValuesParser::new(KvType::ALL.map(KvType::name)).map(|name| name.parse().expect("only names of types"))
 }
 
@@ -241,8 +253,7 @@ impl DraftArgs {
 }
 
 fn draft_length(text: &str) -> Result<usize, String> {
-    let message = || format!("must be a whole number from 0 to {MAX_DRAFT}");
-    text.parse().ok().filter(|n| *n <= MAX_DRAFT).ok_or_else(message)
+    whole(text, 0..=MAX_DRAFT)
 }
 
 /// A model and how it is loaded.
@@ -259,7 +270,7 @@ pub struct ModelArgs {
     #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = at_least_one)]
     pub batch_size: usize,
     /// CPU threads; 0 = all cores
-    #[arg(short, long, value_name = "N", default_value_t = 0)]
+    #[arg(short, long, value_name = "N", default_value_t = 0, value_parser = threads)]
     pub threads: usize,
     /// Where to compute.
     #[command(flatten)]
@@ -344,6 +355,57 @@ pub fn at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Most tokens of a prompt, a text or a context that is measured.
+const MAX_TOKENS: usize = 1 << 24;
+/// Most tokens of a pass that is measured.
+const MAX_BATCH: usize = 1 << 16;
+/// Most sequences that are measured together.
+const MAX_SEQUENCES: usize = 1 << 12;
+/// Most repetitions of a measurement.
+const MAX_REPETITIONS: usize = 10_000;
+/// Most threads: more than any machine has.
+const MAX_THREADS: usize = 1 << 10;
+
+/// A number of tokens to measure; 0 = none.
+pub fn tokens(text: &str) -> Result<usize, String> {
+    whole(text, 0..=MAX_TOKENS)
+}
+
+/// The same where there must be some.
+pub fn some_tokens(text: &str) -> Result<usize, String> {
+    whole(text, 1..=MAX_TOKENS)
+}
+
+/// Tokens of a prompt in a single pass; 0 = none.
+pub fn prompt(text: &str) -> Result<usize, String> {
+    whole(text, 0..=MAX_BATCH)
+}
+
+/// Tokens of a pass.
+pub fn batch(text: &str) -> Result<usize, String> {
+    whole(text, 1..=MAX_BATCH)
+}
+
+/// Sequences that are measured together.
+pub fn sequences(text: &str) -> Result<usize, String> {
+    whole(text, 1..=MAX_SEQUENCES)
+}
+
+/// How often something is measured.
+pub fn repetitions(text: &str) -> Result<usize, String> {
+    whole(text, 1..=MAX_REPETITIONS)
+}
+
+/// CPU threads; 0 = all cores.
+pub fn threads(text: &str) -> Result<usize, String> {
+    whole(text, 0..=MAX_THREADS)
+}
+
+fn whole(text: &str, allowed: RangeInclusive<usize>) -> Result<usize, String> {
+    let message = || format!("must be a whole number from {} to {}", allowed.start(), allowed.end());
+    text.parse().ok().filter(|n| allowed.contains(n)).ok_or_else(message)
+}
+
 /// A size such as `8G`, `512MiB` or `1.5g`, in powers of 1024; a number alone is bytes.
 fn bytes(text: &str) -> Result<u64, String> {
     let message = || "must be a size such as 512M or 8G".to_owned();
@@ -424,6 +486,11 @@ mod tests {
         assert!(at_least_one("0").is_err());
         assert!(seconds("inf").is_err());
         assert!(draft_length("17").is_err() && draft_length("16") == Ok(16));
+        assert_eq!((tokens("0"), tokens("16777216"), some_tokens("1")), (Ok(0), Ok(1 << 24), Ok(1)));
+        assert!(tokens("16777217").is_err() && some_tokens("0").is_err() && tokens("-1").is_err());
+        for bounded in [tokens, some_tokens, batch, sequences, repetitions, threads] {
+            assert!(bounded("18446744073709551615").is_err_and(|e| e.starts_with("must be a whole number from ")));
+        }
         assert_eq!(bytes("1.5GiB"), Ok(3 << 29));
         assert_eq!((bytes("512m"), bytes("4096")), (Ok(512 << 20), Ok(4096)));
         assert!(["", "M", "-1G", "3 apples", "0"].iter().all(|t| bytes(t).is_err()));

@@ -50,10 +50,27 @@ impl Failure {
                 message,
                 "raise --kv-memory, lower the context with -c, or store it smaller with -ctk q8_0 -ctv q8_0",
             ),
+            engine::Error::Request(
+                engine::RequestError::CacheTooLarge { .. } | engine::RequestError::CacheMemory { .. },
+            ) => Failure::new(message, "lower the context (-c; of `bench` -p, -n and -d) or the number of sequences"),
+            engine::Error::Request(engine::RequestError::PassTooLarge { .. }) => {
+                Failure::new(message, "lower the number of sequences, of tokens or the depth")
+            }
+            engine::Error::Request(engine::RequestError::TooManyPasses { .. }) => {
+                Failure::new(message, "raise the tokens of a pass with -b, or shorten the prompt with -p")
+            }
             engine::Error::Request(_) => {
                 Failure::new(error.to_string(), "shorten the prompt or raise the context with -c")
             }
             _ => Failure::new(message, format!("`aimo-engine info {}` shows what the file holds", path.display())),
+        }
+    }
+
+    /// An error of a Vulkan device in a command that can do nothing without one.
+    pub fn device(error: &VulkanError) -> Failure {
+        match error {
+            VulkanError::Shader(_) => Failure::vulkan(error),
+            _ => Failure::new(error.to_string(), "`aimo-engine devices` lists what is there"),
         }
     }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use engine::backend::BatchToken;
-use engine::backend::vulkan::{DeviceInfo, DeviceOptions, Gpu, Peaks, Tuning, measure_peaks};
+use engine::backend::vulkan::{DeviceInfo, DeviceOptions, Gpu, Peaks, Tuning, VulkanError, measure_peaks};
 use engine::synth::{Plan, WriteOptions};
 use engine::{BackendChoice, Engine, EngineOptions};
 use serde::{Deserialize, Serialize};
@@ -14,8 +14,7 @@ use tempfile::TempDir;
 
 use crate::commands::synth::{self, LikeArgs};
 use crate::failure::Failure;
-use crate::load;
-use crate::terminal::ByteProgress;
+use crate::terminal::{ByteProgress, warn_once};
 
 /// A model file; one that was made for the measurement is removed afterwards.
 pub struct ModelFile {
@@ -73,10 +72,25 @@ fn remove_when_interrupted(folder: &Path) {
 
 /// What the chosen device is and can do at best.
 pub fn device(options: DeviceOptions<'_>, with_peaks: bool) -> Result<(DeviceInfo, Option<Peaks>), Failure> {
-    let failed = |e| Failure::vulkan(&e);
+    let failed = |e| Failure::device(&e);
     let mut gpu = Gpu::open(options).map_err(failed)?;
     let peaks = if with_peaks { Some(measure_peaks(&mut gpu).map_err(failed)?) } else { None };
     Ok((gpu.info().clone(), peaks))
+}
+
+/// A model that can't be measured: what its passes take, the command line decides.
+fn not_loaded(path: &Path, error: &engine::Error) -> Failure {
+    match error {
+        engine::Error::Vulkan(
+            VulkanError::OutOfMemory { .. } | VulkanError::TooLarge { .. } | VulkanError::UnsupportedShape { .. },
+        )
+        | engine::Error::Request(_) => Failure::new(
+            format!("{}: {error}", path.display()),
+            "lower the depth with -d, or measure fewer tokens at once",
+        ),
+        engine::Error::Vulkan(e) => Failure::device(e),
+        _ => Failure::engine(path, error),
+    }
 }
 
 /// Tokens of a pass.
@@ -105,7 +119,11 @@ impl Batch {
     }
 }
 
-/// A loaded model whose passes are measured. Positions go on from pass to pass, so that windows never have to go back.
+/// Passes of a kind after which a sequence starts over: a longer cache would only take memory.
+const MAX_PASSES: usize = 1024;
+
+/// A loaded model whose passes are measured. Positions go on from pass to pass, since windows can't go back but to the
+/// start.
 pub struct Bench {
     /// The model.
     pub engine: Engine,
@@ -133,7 +151,7 @@ impl Bench {
         let options = EngineOptions {
             backend,
             device: device.selector.map(str::to_owned),
-            n_ctx: (depth + n_passes).max(most(Batch::n_tokens)) + 1,
+            n_ctx: (depth + n_passes.min(MAX_PASSES)).max(most(Batch::n_tokens)) + 1,
             n_seq: most(Batch::n_seq),
             n_batch: most(Batch::n_tokens).max(depth.min(512)),
             exact,
@@ -141,7 +159,11 @@ impl Bench {
             shaders: device.shaders.map(Path::to_owned),
             ..EngineOptions::default()
         };
-        let engine = load::load_with(&model.path, &options, true)?;
+        let loaded = Engine::load(&model.path, &options, &mut |_, _| {});
+        let mut engine = loaded.map_err(|e| not_loaded(&model.path, &e))?;
+        if let Some(warning) = engine.warning() {
+            warn_once(&warning);
+        }
         let filled = vec![0; engine.n_seq()];
         Ok(Bench { engine, path: model.path.clone(), filled, depth, state: 1 })
     }
@@ -164,6 +186,9 @@ impl Bench {
         match batch {
             Batch::Columns(n) => {
                 for seq in 0..n {
+                    if self.filled[seq] == self.engine.n_ctx() {
+                        self.filled[seq] = 0;
+                    }
                     while self.filled[seq] < self.depth {
                         let n = (self.depth - self.filled[seq]).min(self.engine.n_batch());
                         passes.push((0..n).map(|_| self.token(seq, false)).collect());

@@ -74,6 +74,50 @@ pub enum RequestError {
         /// Bytes that one sequence needs.
         least: u64,
     },
+    /// Sequences that are longer, or more, than the cache's page tables can name.
+    #[error(
+        "{n_seq} sequences of {n_ctx} tokens are too many for a cache: at most {} tokens in all",
+        crate::kv::MAX_PAGES * crate::kv::PAGE
+    )]
+    CacheTooLarge {
+        /// Sequences.
+        n_seq: usize,
+        /// Tokens of each.
+        n_ctx: usize,
+    },
+    /// The system has no memory for keys and values.
+    #[error("no memory for keys and values: {bytes} bytes for those of one layer were refused")]
+    CacheMemory {
+        /// Bytes that were asked for.
+        bytes: u64,
+    },
+    /// A pass whose tokens or positions can't be counted in 32 bits.
+    #[error(
+        "a pass of {n_seq} sequences with {n_tokens} tokens each after {depth} others is too large: \
+         at most {most} tokens and positions"
+    )]
+    PassTooLarge {
+        /// Sequences.
+        n_seq: usize,
+        /// Tokens of each.
+        n_tokens: usize,
+        /// Tokens that each holds before.
+        depth: usize,
+        /// Tokens of a pass and positions of a sequence that there may be.
+        most: usize,
+    },
+    /// A prompt that would be accounted for in more passes than anybody waits for.
+    #[error("a prompt of {n_tokens} tokens in passes of {n_batch} takes {found} passes; at most {most} are counted")]
+    TooManyPasses {
+        /// Tokens of the prompt.
+        n_tokens: usize,
+        /// Most tokens of a pass.
+        n_batch: usize,
+        /// Passes that they make.
+        found: usize,
+        /// Passes that there may be.
+        most: usize,
+    },
     /// No page of the cache is left for a pass.
     #[error("all {n_pages} pages of the cache are in use")]
     CacheFull {

@@ -26,6 +26,9 @@ pub const PAGE: usize = 8;
 /// Table entry of a page that was given back or never taken.
 pub const NO_PAGE: u32 = u32::MAX;
 
+/// Most pages of a kind, so that positions too are counted in 32 bits.
+pub const MAX_PAGES: usize = (1 << 32) / PAGE - 1;
+
 /// A page to be copied, in every layer of its kind, before the next pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageCopy {
@@ -72,9 +75,12 @@ pub struct ParkedId(u64);
 /// Most prefixes that are kept.
 const MAX_PARKED: usize = 16;
 
+/// Takes memory for pages that were in use once, not for those that a long context may need one day.
 struct Pool {
+    n_pages: usize,
+    /// Pages that were given back.
     free: Vec<u32>,
-    /// Tables that hold the page.
+    /// Tables that hold the page, for each that was ever taken: the first ones.
     refs: Vec<u32>,
 }
 
@@ -87,10 +93,18 @@ struct Table {
 }
 
 impl Pool {
+    fn n_free(&self) -> usize {
+        self.free.len() + self.n_pages - self.refs.len()
+    }
+
     fn take(&mut self) -> u32 {
-        let page = self.free.pop().expect("a free page: `make_room` has counted them");
-        self.refs[page as usize] = 1;
-        page
+        if let Some(page) = self.free.pop() {
+            self.refs[page as usize] = 1;
+            return page;
+        }
+        assert!(self.refs.len() < self.n_pages, "a free page: `make_room` has counted them");
+        self.refs.push(1);
+        (self.refs.len() - 1) as u32
     }
 
     /// The same pages, held once more.
@@ -111,7 +125,7 @@ impl Pool {
 impl KvPages {
     /// Empty tables.
     pub fn new(layout: KvLayout) -> KvPages {
-        let pool = |k: &KvKind| Pool { free: (0..k.n_pages as u32).rev().collect(), refs: vec![0; k.n_pages] };
+        let pool = |k: &KvKind| Pool { n_pages: k.n_pages, free: Vec::new(), refs: Vec::new() };
         let table = Table { n_pos: 0, pages: vec![Vec::new(); layout.kinds.len()] };
         KvPages {
             pools: layout.kinds.iter().map(pool).collect(),
@@ -140,12 +154,12 @@ impl KvPages {
 
     /// Pages in use, over all kinds.
     pub fn n_used(&self) -> usize {
-        self.layout.kinds.iter().zip(&self.pools).map(|(k, p)| k.n_pages - p.free.len()).sum()
+        self.pools.iter().map(|p| p.n_pages - p.n_free()).sum()
     }
 
     /// Pages in use and positions stored in them: the rest of the pages is waste.
     pub fn occupancy(&self) -> Occupancy {
-        let mut filled: Vec<Vec<usize>> = self.layout.kinds.iter().map(|k| vec![0; k.n_pages]).collect();
+        let mut filled: Vec<Vec<usize>> = self.pools.iter().map(|p| vec![0; p.refs.len()]).collect();
         for table in self.tables.iter().chain(self.parked.iter().map(|(_, table)| table)) {
             for (filled, pages) in filled.iter_mut().zip(&table.pages) {
                 for (i, &page) in pages.iter().enumerate().filter(|(_, page)| **page != NO_PAGE) {
@@ -189,7 +203,7 @@ impl KvPages {
                     let shared = pages.get(run[0].pos as usize / PAGE).is_some_and(|&p| pool.refs[p as usize] > 1);
                     new + usize::from(shared)
                 };
-                lacks |= runs().map(needed).sum::<usize>() > pool.free.len();
+                lacks |= runs().map(needed).sum::<usize>() > pool.n_free();
             }
             if !lacks {
                 return Ok(true);
@@ -212,7 +226,7 @@ impl KvPages {
                 let needed = n_pos.div_ceil(PAGE).min(kind.pages_alone).saturating_sub(held);
                 // Windows of neighbours don't grow.
                 let spare = if kind.window.is_none() { spare } else { 0 };
-                needed + usize::from(last_is_shared) + spare <= pool.free.len()
+                needed + usize::from(last_is_shared) + spare <= pool.n_free()
             };
             if self.layout.kinds.iter().zip(&self.pools).zip(&table.pages).all(fits) {
                 return true;
@@ -528,6 +542,18 @@ mod tests {
         (0..n_seq).for_each(|seq| kv.truncate(seq, 0));
         while kv.forget_oldest() {}
         assert_eq!(kv.n_used(), 0);
+    }
+
+    /// The tables of a context as long as can be counted, for which nobody has memory before it is used.
+    #[test]
+    fn pages_take_memory_once_they_are_used() {
+        let n_ctx = MAX_PAGES * PAGE;
+        let mut kv = KvPages::new(layout(&[None], 1, n_ctx, 64));
+        assert!(kv.could_hold(0, n_ctx, 0) && !kv.could_hold(0, n_ctx, 1));
+        assert!(kv.prepare(&tokens(0, 0..2 * PAGE + 1)).expect("room").is_empty());
+        assert_eq!((kv.table(0, 0), kv.n_used()), (&[0, 1, 2][..], 3));
+        assert_eq!(kv.occupancy(), Occupancy { n_pages: 3, n_positions: 2 * PAGE + 1 });
+        assert_eq!(kv.pools[0].refs.len(), 3);
     }
 
     #[test]

@@ -24,13 +24,19 @@ fn model(folder: &std::path::Path, name: &str) -> std::path::PathBuf {
 }
 
 fn load(path: &std::path::Path, backend: BackendChoice) -> Engine {
+    load_as(path, backend, true)
+}
+
+/// With products in f32, or those of a few tokens in integers.
+fn load_as(path: &std::path::Path, backend: BackendChoice, exact: bool) -> Engine {
     let options = EngineOptions {
         backend,
         device: (backend == BackendChoice::Vulkan).then(software_device),
         n_ctx: 64,
         n_seq: 4,
         n_batch: 32,
-        exact: true,
+        exact,
+        integer_dot: !exact,
         validation: true,
         ..EngineOptions::default()
     };
@@ -52,22 +58,44 @@ const MODELS: [&str; 4] = ["qwen3-0.6b", "qwen2.5-coder-7b", "gpt-oss-20b", "qwe
 fn a_pass_has_the_dispatches_and_bytes_of_the_roofline() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     for name in MODELS {
-        let mut engine = load(&model(folder.path(), name), BackendChoice::Vulkan);
-        let roofline = Roofline::new(engine.gguf().header()).expect("a model");
-        for n_seq in [1, 3] {
-            // The first sequence starts over in the second step.
-            let batch = step(n_seq, 0);
-            engine.forward(&batch).expect("a pass");
-            let pass = last_pass(&mut engine);
-            let account = roofline.account(Pass { n_seq, n_tokens: 1, depth: 0 }).expect("an account").total();
-            let what = format!("{name}, {n_seq} sequences: {pass:?}, {account:?}");
-            assert_eq!(pass.n_dispatches as usize, account.n_dispatches, "{what}");
-            assert_eq!(pass.n_submits, 1, "{what}");
-            let bytes = (pass.cost.read_bytes + pass.cost.written_bytes) as f64;
-            assert!((bytes / account.bytes() - 1.0).abs() < 0.1, "{bytes} bytes; {what}");
-            assert!((pass.cost.flops as f64 / account.flops - 1.0).abs() < 0.1, "{what}");
-            assert!(pass.device_ns.is_some_and(|ns| ns > 0), "{what}");
+        let path = model(folder.path(), name);
+        for exact in [true, false] {
+            let mut engine = load_as(&path, BackendChoice::Vulkan, exact);
+            let tuning = *engine.vulkan().expect("Vulkan").tuning();
+            let roofline = Roofline::new(engine.gguf().header()).expect("a model").with_tuning(tuning);
+            let what = format!("{name}, exact {exact}");
+            steps_are_as_counted(&mut engine, &roofline, &what);
+            prompts_are_as_counted(&mut engine, &roofline, &what);
         }
+    }
+}
+
+fn steps_are_as_counted(engine: &mut Engine, roofline: &Roofline, what: &str) {
+    for n_seq in [1, 3] {
+        // The first sequence starts over in the second step.
+        let batch = step(n_seq, 0);
+        engine.forward(&batch).expect("a pass");
+        let pass = last_pass(engine);
+        let account = roofline.account(Pass { n_seq, n_tokens: 1, depth: 0 }).expect("an account").total();
+        let what = format!("{what}, {n_seq} sequences: {pass:?}, {account:?}");
+        assert_eq!(pass.n_dispatches as usize, account.n_dispatches, "{what}");
+        assert_eq!(pass.n_submits, 1, "{what}");
+        let bytes = (pass.cost.read_bytes + pass.cost.written_bytes) as f64;
+        assert!((bytes / account.bytes() - 1.0).abs() < 0.1, "{bytes} bytes; {what}");
+        assert!((pass.cost.flops as f64 / account.flops - 1.0).abs() < 0.1, "{what}");
+        assert!(pass.device_ns.is_some_and(|ns| ns > 0), "{what}");
+    }
+}
+
+/// Prompts, whose attention may be computed in tiles.
+fn prompts_are_as_counted(engine: &mut Engine, roofline: &Roofline, what: &str) {
+    for n_tokens in [2, 20, 32] {
+        let token = |i: u32| BatchToken { token: i, seq: 0, pos: i, output: i + 1 == n_tokens };
+        engine.forward(&(0..n_tokens).map(token).collect::<Vec<_>>()).expect("a pass");
+        let pass = Pass { n_seq: 1, n_tokens: n_tokens as usize, depth: 0 };
+        let account = roofline.account(pass).expect("an account").total();
+        let found = last_pass(engine).n_dispatches as usize;
+        assert_eq!(found, account.n_dispatches, "{what}, a prompt of {n_tokens}");
     }
 }
 

@@ -60,6 +60,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure> {
+    args.model.device.check()?;
     let text = match (&args.prompt, &args.file) {
         (Some(text), _) => text.clone(),
         (None, Some(path)) => read_text(path)?,

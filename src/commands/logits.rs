@@ -35,6 +35,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure> {
+    args.model.device.check()?;
     // Before the model is loaded: an output that can't be written.
     let save = args.save.as_deref().map(|path| Ok::<_, Failure>((path, temporary_beside(path)?))).transpose()?;
     let mut engine = load::load(&args.model, quiet)?;

@@ -9,7 +9,7 @@ use engine::EngineOptions;
 use engine::perplexity::{MIN_CHUNK, Perplexity};
 use serde_json::json;
 
-use crate::args::{CacheArgs, DeviceArgs, at_least_one};
+use crate::args::{CacheArgs, DeviceArgs, at_least_one, threads};
 use crate::commands::read_text;
 use crate::failure::Failure;
 use crate::load;
@@ -37,7 +37,7 @@ pub struct Args {
     #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = at_least_one)]
     batch_size: usize,
     /// CPU threads; 0 = all cores
-    #[arg(short, long, value_name = "N", default_value_t = 0)]
+    #[arg(short, long, value_name = "N", default_value_t = 0, value_parser = threads)]
     threads: usize,
     /// One JSON object
     #[arg(long)]
@@ -50,6 +50,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure> {
+    args.device.check()?;
     let text = read_text(&args.file)?;
     // Before the model is loaded: a text that is too short.
     let tokenizer = load::tokenizer(&load::open(&args.model)?)?;

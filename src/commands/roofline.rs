@@ -5,12 +5,14 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use comfy_table::{CellAlignment, Table, presets};
-use engine::backend::vulkan::{DeviceOptions, Gpu, measure_peaks};
+use engine::RequestError;
+use engine::backend::vulkan::{DeviceOptions, Gpu, Tuning, measure_peaks};
 use engine::gguf::Header;
+use engine::kv::{KvOptions, KvType};
 use engine::roofline::{Account, OpCost, Pass, Roof, Roofline};
 use serde_json::{Value, json};
 
-use crate::args::at_least_one;
+use crate::args::{batch, kv_type, sequences, some_tokens, tokens};
 use crate::commands::synth::LikeArgs;
 use crate::failure::Failure;
 use crate::load;
@@ -32,18 +34,24 @@ pub struct Args {
     device: String,
     /// Numbers of sequences that generate together
     #[arg(long = "npl", visible_alias = "n-parallel", value_name = "N,…", value_delimiter = ',',
-          default_value = "1,2,4,8,16,32,64", value_parser = at_least_one)]
+          default_value = "1,2,4,8,16,32,64", value_parser = sequences)]
     n_parallel: Vec<usize>,
     /// Prompt lengths
     #[arg(short = 'p', long, value_name = "N,…", value_delimiter = ',', default_value = "512,2048",
-          value_parser = at_least_one)]
+          value_parser = some_tokens)]
     n_prompt: Vec<usize>,
     /// Tokens in the context before
-    #[arg(short = 'd', long, value_name = "N,…", value_delimiter = ',', default_value = "0")]
+    #[arg(short = 'd', long, value_name = "N,…", value_delimiter = ',', default_value = "0", value_parser = tokens)]
     n_depth: Vec<usize>,
     /// Most tokens of a prompt in one pass
-    #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = at_least_one)]
+    #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = batch)]
     batch_size: usize,
+    /// Type of the keys, f16 or q8_0; short: -ctk
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = kv_type())]
+    cache_type_k: KvType,
+    /// Type of the values, f16 or q8_0; short: -ctv
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = kv_type())]
+    cache_type_v: KvType,
     /// Times of kernels, as `aimo-engine kernels --time --json` writes them, to be held against the bounds
     #[arg(long, value_name = "KERNELS.json")]
     measured: Option<PathBuf>,
@@ -58,6 +66,8 @@ pub struct Args {
 struct Device {
     name: String,
     roof: Roof,
+    /// How its kernels are run; of a device that isn't here, as on strix-halo.
+    tuning: Option<Tuning>,
 }
 
 /// Runs the command.
@@ -78,9 +88,16 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure> {
         Some(_) => None,
     };
     let header: &Header = header.as_ref().unwrap_or_else(|| file.as_ref().expect("one of the two is there").header());
-    let roofline = Roofline::new(header).map_err(|e| Failure::engine(Path::new(&name), &e))?;
-    let device = device(&args.device)?;
     let failed = |e: engine::Error| Failure::engine(Path::new(&name), &e);
+    let device = device(&args.device)?;
+    let cache = KvOptions { k: args.cache_type_k, v: args.cache_type_v };
+    let mut roofline = Roofline::new(header).map_err(failed)?.with_cache(cache);
+    if let Some(ty) = cache.unfit(roofline.config().head_dim) {
+        return Err(failed(RequestError::CacheType { ty, head_dim: roofline.config().head_dim }.into()));
+    }
+    if let Some(tuning) = device.tuning {
+        roofline = roofline.with_tuning(tuning);
+    }
     let depth = args.n_depth.first().copied().unwrap_or(0);
     let one = roofline.account(Pass { n_seq: 1, n_tokens: 1, depth }).map_err(failed)?;
     let mut streams = Vec::new();
@@ -132,22 +149,25 @@ pub fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure> {
 
 fn device(text: &str) -> Result<Device, Failure> {
     if text == "strix-halo" {
-        return Ok(Device { name: "strix-halo".to_owned(), roof: Roof::STRIX_HALO });
+        return Ok(Device { name: "strix-halo".to_owned(), roof: Roof::STRIX_HALO, tuning: None });
     }
     if text == "this" {
-        let mut gpu = Gpu::open(DeviceOptions::default()).map_err(|e| Failure::vulkan(&e))?;
-        let peaks = measure_peaks(&mut gpu).map_err(|e| Failure::vulkan(&e))?;
+        let mut gpu = Gpu::open(DeviceOptions::default()).map_err(|e| Failure::device(&e))?;
+        let peaks = measure_peaks(&mut gpu).map_err(|e| Failure::device(&e))?;
         let (tflops, of) = match peaks.matrix_tflops {
             Some(tflops) => (tflops, "matrix units"),
             None => (peaks.f32_tflops, "f32"),
         };
         let roof = Roof { gb_per_s: peaks.gb_per_s(), tflops };
-        return Ok(Device { name: format!("{} (measured, {of})", gpu.info().name), roof });
+        let (name, tuning) = (format!("{} (measured, {of})", gpu.info().name), Some(*gpu.tuning()));
+        return Ok(Device { name, roof, tuning });
     }
     let numbers: Vec<Option<f64>> =
         text.split(',').map(|n| n.trim().parse().ok().filter(|x: &f64| x.is_finite() && *x > 0.0)).collect();
     match numbers[..] {
-        [Some(gb_per_s), Some(tflops)] => Ok(Device { name: "a device".to_owned(), roof: Roof { gb_per_s, tflops } }),
+        [Some(gb_per_s), Some(tflops)] => {
+            Ok(Device { name: "a device".to_owned(), roof: Roof { gb_per_s, tflops }, tuning: None })
+        }
         _ => Err(Failure::Usage(format!(
             "--device {text:?} is not known: strix-halo, this, or GB/s,TFLOPS such as 236,55.5"
         ))),
@@ -157,12 +177,18 @@ fn device(text: &str) -> Result<Device, Failure> {
 fn read_measured(path: &Path) -> Result<Vec<Measured>, Failure> {
     let text = std::fs::read_to_string(path).map_err(|e| Failure::file("read", path, &e))?;
     let all: Value = serde_json::from_str(&text).unwrap_or_default();
-    serde_json::from_value(all["passes"].clone()).map_err(|e| {
+    let wrong = |reason: String| {
         Failure::new(
-            format!("{}: no times of kernels: {e}", path.display()),
+            format!("{}: no times of kernels: {reason}", path.display()),
             "`aimo-engine kernels --time --like NAME --json` writes such a file",
         )
-    })
+    };
+    let passes: Vec<Measured> = serde_json::from_value(all["passes"].clone()).map_err(|e| wrong(e.to_string()))?;
+    let is_uneven = |m: &&Measured| m.n_seq == 0 || m.n_tokens == 0 || !m.n_tokens.is_multiple_of(m.n_seq);
+    match passes.iter().find(is_uneven) {
+        Some(m) => Err(wrong(format!("{} tokens (n_tokens) in {} sequences (n_seq)", m.n_tokens, m.n_seq))),
+        None => Ok(passes),
+    }
 }
 
 /// A measured kind of pass, held against the bounds.
@@ -199,7 +225,7 @@ impl Held {
                 HeldOp { op: op.op.clone(), us: op.us, bound_us: op.kernels.iter().map(bound).sum() }
             })
             .collect();
-        let account = roofline.account(Pass { n_seq, n_tokens: n_tokens / n_seq.max(1), depth })?;
+        let account = roofline.account(Pass { n_seq, n_tokens: n_tokens / n_seq, depth })?;
         let slowed = |op: &OpCost| {
             let held = ops.iter().find(|held| held.op == op.op && held.bound_us > 0.0)?;
             Some(op.bound_s(roof) * held.us / held.bound_us)

@@ -14,7 +14,7 @@ use engine::backend::vulkan::{DeviceOptions, Gpu, Tuning};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::args::{at_least_one, duration};
+use crate::args::{duration, repetitions, tokens};
 use crate::commands::synth::LikeArgs;
 use crate::failure::Failure;
 use crate::measure::{Batch, Bench, ModelFile};
@@ -48,10 +48,10 @@ pub struct Args {
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
     /// Tokens in the context before a token; sizes that only long contexts depend on take 16 times as many
-    #[arg(short = 'd', long, value_name = "N", default_value_t = 1024)]
+    #[arg(short = 'd', long, value_name = "N", default_value_t = 1024, value_parser = tokens)]
     n_depth: usize,
     /// Most passes that are timed for each candidate, after one that is not
-    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = at_least_one)]
+    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = repetitions)]
     repetitions: usize,
     /// Time for all sizes, such as 10m: fewer passes where -r takes longer; sizes that it ends before stay as they are
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
@@ -88,7 +88,7 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
         shaders: args.shaders.as_deref(),
         ..DeviceOptions::default()
     };
-    let gpu = Gpu::open(options).map_err(|e| Failure::vulkan(&e))?;
+    let gpu = Gpu::open(options).map_err(|e| Failure::device(&e))?;
     if args.reset {
         return reset(&gpu, args.json, out);
     }
@@ -97,12 +97,7 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
     let is_wanted = |k: &&Knob| args.filter.as_ref().is_none_or(|text| k.name.contains(text));
     let knobs: Vec<&Knob> = known.iter().copied().filter(is_wanted).collect();
     if knobs.is_empty() {
-        let names: Vec<&str> = known.iter().map(|k| k.name).collect();
-        let text = args.filter.as_deref().unwrap_or_default();
-        return Err(Failure::new(
-            format!("no size has {text:?} in its name"),
-            format!("there are {}", names.join(", ")),
-        ));
+        return Err(nothing_to_choose(args.filter.as_deref().unwrap_or_default(), &known, &gpu.info().name));
     }
     if let Some(problem) = &gpu.stored_tuning().problem {
         warn_once(problem);
@@ -130,7 +125,7 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
     let pace = Pace { end, n_left: n_candidates, first, most, pass: None };
     let mut measurer = Measurer { benches, pace, n_repeats: args.repetitions, done: 0 };
     let mut tuning = before;
-    let (mut outcomes, mut left_out, mut path) = (Vec::new(), Vec::new(), None);
+    let (mut outcomes, mut left_out, mut unused, mut path) = (Vec::new(), Vec::new(), Vec::new(), None);
     for knob in knobs {
         if measurer.pace.is_over() {
             left_out.push(knob.name);
@@ -139,27 +134,34 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
         let mut shown = |done: usize| progress.set(done, n_candidates, knob.name);
         measurer.benches.iter_mut().for_each(|bench| bench.set_depth(depth_of(knob)));
         let outcome = measurer.measure(knob, &knob.candidates(&info), &batches(knob), &tuning, &mut shown)?;
-        if outcome.is_none() && measurer.pace.is_over() {
-            left_out.push(knob.name);
-        } else if let Some(outcome) = outcome {
-            tuning = knob.with(&tuning, &outcome.chosen);
-            outcomes.push(outcome);
-            if !args.dry_run {
-                path = Some(store(&gpu, &outcomes)?);
+        match outcome {
+            Some(outcome) => {
+                tuning = knob.with(&tuning, &outcome.chosen);
+                outcomes.push(outcome);
+                if !args.dry_run {
+                    path = Some(store(&gpu, &outcomes)?);
+                }
             }
+            None if measurer.pace.is_over() => left_out.push(knob.name),
+            None => unused.push(knob.name),
         }
     }
     progress.finish();
     if args.json {
         let value = json!({
             "device": info.name, "driver": info.driver, "models": models.iter().map(|m| &m.name).collect::<Vec<_>>(),
-            "stored": path, "sizes": outcomes, "left_out": left_out,
+            "stored": path, "sizes": outcomes, "left_out": left_out, "unused": unused,
         });
         return Ok(writeln!(out, "{value:#}")?);
     }
     writeln!(out, "{} ({})", info.name, info.driver)?;
     models.iter().try_for_each(|m| writeln!(out, "{}", m.name))?;
-    writeln!(out, "{}", table(&outcomes))?;
+    if !outcomes.is_empty() {
+        writeln!(out, "{}", table(&outcomes))?;
+    }
+    if !unused.is_empty() {
+        writeln!(out, "not measured, since these models run no kernel that they are about: {}", unused.join(", "))?;
+    }
     if !left_out.is_empty() {
         writeln!(out, "not measured, since the time was over (--budget): {}", left_out.join(", "))?;
     }
@@ -168,6 +170,17 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
         None if args.dry_run => Ok(writeln!(out, "nothing was stored (--dry-run)")?),
         None => Ok(writeln!(out, "nothing was stored: no size was measured")?),
     }
+}
+
+/// A filter that leaves no size: none has such a name, or those that do are of no use on the device.
+fn nothing_to_choose(text: &str, known: &[&Knob], device: &str) -> Failure {
+    let useless: Vec<&str> = KNOBS.iter().map(|k| k.name).filter(|name| name.contains(text)).collect();
+    let names: Vec<&str> = known.iter().map(|k| k.name).collect();
+    let message = match useless[..] {
+        [] => format!("no size has {text:?} in its name (--filter)"),
+        _ => format!("{device} lacks what these sizes are about (--filter {text:?}): {}", useless.join(", ")),
+    };
+    Failure::new(message, format!("there are {}", names.join(", ")))
 }
 
 fn reset(gpu: &Gpu, as_json: bool, out: &mut impl Write) -> Result<(), Failure> {

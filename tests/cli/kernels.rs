@@ -39,6 +39,19 @@ fn kernels_are_compiled_for_a_chip_that_is_not_here_and_compared() {
     assert!(text.contains("7 → ") && text.lines().count() == 2, "{text}");
 }
 
+/// The driver ends a process that asks it for such a chip, and says so in its own words.
+#[test]
+fn a_chip_that_the_driver_does_not_know_is_named() {
+    if for_gfx1151(&["--filter", "f32_swiglu"]).is_none() {
+        return;
+    }
+    for chip in ["gfx1100", "no such chip", ""] {
+        let done = aimo(["-q", "kernels", "--isa", chip]);
+        assert_eq!(done.stderr.lines().count(), 2, "an error and a next step: {}", done.stderr);
+        done.fails_naming(&["--isa", chip, "gfx1151"]);
+    }
+}
+
 #[test]
 fn exported_shaders_are_edited_and_used() {
     let folder = tempfile::tempdir().expect("a temporary folder");

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::tiny::Tiny;
 use crate::tools::{Done, aimo, command};
 
 /// The software device.
@@ -120,6 +121,51 @@ fn measuring_asks_for_a_model_and_for_what_to_do_with_it() {
         "no such",
     ];
     on_software(&args).fails_naming(&["no such"]);
+    // What is compared is filtered too, and nothing compared is no success.
+    let args = ["kernels", "--check", "--like", "qwen3-0.6b", "--shrink", "8", "--columns", "1", "--filter", "no such"];
+    on_software(&args).fails_naming(&["no such", "--filter"]);
+    // Without a measurement nothing of it is taken.
+    for args in [&["--exact"][..], &["--columns", "1"], &["-d", "4"], &["-p", "4"], &["-r", "2"]] {
+        aimo([&["kernels"][..], args].concat()).refuses_usage("--time");
+    }
+}
+
+#[test]
+fn depths_that_the_device_has_no_room_for_are_named() {
+    let args = ["kernels", "--time", "--like", "qwen3-0.6b", "--shrink", "8", "-d", "16777216", "-q"];
+    let done = on_software(&args);
+    assert!(!done.stderr.contains("--backend"), "`kernels` has no such flag: {}", done.stderr);
+    done.fails_naming(&["too large for the Vulkan device", "-d"]);
+}
+
+#[test]
+fn times_of_passes_that_cannot_be_are_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("times.json");
+    let path_text = path.to_str().expect("a UTF-8 path");
+    let held = |n_tokens: u64, n_seq: u64| {
+        let pass = serde_json::json!({ "n_tokens": n_tokens, "n_seq": n_seq, "depth": 0, "ops": [] });
+        std::fs::write(&path, serde_json::json!({ "passes": [pass] }).to_string()).expect("written");
+        aimo(["roofline", "--like", "qwen3-8b", "--npl", "1", "--measured", path_text])
+    };
+    held(8, 4).ok();
+    held(8, 3).fails_naming(&["times.json", "8 tokens", "3 sequences"]);
+    held(8, 0).fails_naming(&["times.json", "0 sequences"]);
+    held(1 << 40, 1 << 40).fails_naming(&["at most 4294967295"]);
+    held(2_000_000_000, 2_000_000_000).ok();
+}
+
+#[test]
+fn the_roofline_of_a_smaller_cache_is_higher() {
+    let kv_bytes = |types: &[&str]| {
+        let args = ["roofline", "--like", "qwen3-8b", "--json", "--npl", "4", "-p", "1", "-d", "4096"];
+        let found = aimo(args.iter().chain(types).copied()).json();
+        found["streams"][0]["kv_bytes"].as_f64().expect("a number")
+    };
+    let (f16, q8_0) = (kv_bytes(&[]), kv_bytes(&["-ctk", "q8_0", "-ctv", "q8_0"]));
+    assert!((q8_0 / f16 - 34.0 / 64.0).abs() < 1e-9, "{q8_0} of {f16}");
+    aimo(["roofline", "--like", "qwen3-8b", "-ctk", "q4_0"]).refuses_usage("q8_0");
+    aimo(["roofline", "--like", "qwen3-8b", "-p", "1000000", "-b", "1"]).fails_naming(&["1000000 passes", "-b"]);
 }
 
 #[test]
@@ -190,6 +236,32 @@ fn sizes_are_measured_stored_used_and_forgotten() {
     assert!(files().is_empty());
     assert!(run(&["tune", "--reset"]).ok().contains("nothing is stored"));
     run(&["tune", "--filter", "no such size"]).fails_naming(&["no such size", "matvec"]);
+    // A size that the model has no kernel for is named, in the table's place.
+    let route = ["tune", "--like", "qwen3-0.6b", "--shrink", "8", "-r", "1", "-d", "0", "--filter", "route", "-q"];
+    let text = run(&route).ok();
+    assert!(text.contains("no kernel that they are about: route") && text.contains("nothing was stored"), "{text}");
+    let found = run(&[&route[..], &["--json"]].concat()).json();
+    assert_eq!((&found["unused"], &found["sizes"]), (&serde_json::json!(["route"]), &serde_json::json!([])));
+    // One that the device has no choice for is no unknown name.
+    let has_matrices = aimo(["devices"]).ok().contains("cooperative matrix");
+    if !has_matrices {
+        run(&["tune", "--filter", "matrix.wide"]).fails_naming(&["llvmpipe", "matrix.widest", "norm"]);
+    }
+}
+
+#[test]
+fn bench_says_how_long_loading_took_and_refuses_what_it_would_ignore() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let model = Tiny::default().write(folder.path());
+    let bench = ["bench", "-m", model.to_str().expect("a UTF-8 path"), "--backend", "cpu", "-r", "1", "-q"];
+    let with = |more: &[&str]| aimo([&bench[..], more].concat());
+    let text = with(&["-p", "4", "-n", "2", "-t", "1,2"]).ok();
+    let lines: Vec<&str> = text.lines().filter(|l| l.contains("tiny.gguf loaded in ")).collect();
+    assert_eq!(lines.len(), 2, "one for each load: {text}");
+    assert!(lines[0].contains("(1 thread,") && lines[1].contains("2 threads"), "{text}");
+    with(&["-pps", "-p", "4", "-n", "0", "-d", "0,8"]).refuses_usage("-d 8 and -pps");
+    with(&["-pps", "-p", "4", "-n", "0"]).ok();
+    with(&["-n", "16777216", "-p", "0", "-npl", "4096"]).fails_naming(&["4096 sequences of 16777216 tokens", "-n"]);
 }
 
 #[test]
@@ -201,7 +273,8 @@ fn bench_counts_launches_and_writes_csv() {
         ["synth", "--like", "gpt-oss-20b", "--layers", "2", "--experts", "8", "--vocab-size", "4096", "--shrink", "8"];
     aimo(synth.into_iter().chain(["-o", model, "-q"])).ok();
     let args = ["bench", "-m", model, "-p", "8", "-n", "4", "-npl", "1,3", "-r", "2", "-o", "csv", "-q"];
-    let text = on_software(&args).ok();
+    // As on the target: the roofline's kernels are its own.
+    let text = on_software(&[&args[..], &["--integer-dot"]].concat()).ok();
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     let header = reader.headers().expect("a header").clone();
     let records: Vec<csv::StringRecord> = reader.records().collect::<Result<_, _>>().expect("records");

@@ -57,6 +57,51 @@ fn wrong_arguments_end_with_status_2() {
     aimo(["run", "p.csv"]).refuses_usage("-m FILE");
 }
 
+/// Numbers for which nobody has the memory or the time, before anything is opened.
+#[test]
+fn numbers_of_measurements_have_bounds() {
+    let with_model = ["-m", "m.gguf"];
+    let like = ["--like", "qwen3-8b"];
+    let all: [(&str, &[&str], &[&str]); 4] = [
+        ("bench", &with_model, &["-p", "-n", "-d", "-npl", "-b", "-t", "-r"]),
+        ("roofline", &like, &["-p", "-d", "--npl", "-b"]),
+        ("kernels", &["--time", "-m", "m.gguf"], &["-p", "-d", "--columns", "-r"]),
+        ("tune", &with_model, &["-d", "-r"]),
+    ];
+    for (command, model, flags) in all {
+        for flag in flags {
+            for number in ["18446744073709551615", "100000000000000", "2000000000", "-1", "x"] {
+                let value = format!("{flag}={number}");
+                // Flags of one dash that are long ones have their value apart.
+                let given = if *flag == "-npl" { vec![*flag, number] } else { vec![&*value] };
+                let done = aimo([&[command][..], model, &given].concat());
+                if number != "-1" || *flag != "-npl" {
+                    assert!(done.stderr.contains(number), "{command} {flag}: {}", done.stderr);
+                    done.refuses_usage("must be a whole number from ");
+                }
+            }
+        }
+    }
+    for command in ["generate", "perplexity", "run"] {
+        aimo([command, "-m", "m.gguf", "-t", "18446744073709551615"]).refuses_usage("from 0 to 1024");
+    }
+}
+
+#[test]
+fn a_vulkan_device_for_the_cpu_is_refused() {
+    let given = ["-m", "m.gguf", "--backend", "cpu", "--device", "0"];
+    let more: [(&str, &[&str]); 5] = [
+        ("bench", &[]),
+        ("generate", &["-p", "x"]),
+        ("logits", &["--tokens", "1"]),
+        ("perplexity", &["-f", "text.txt"]),
+        ("run", &["--demo"]),
+    ];
+    for (command, args) in more {
+        aimo([&[command][..], &given, args].concat()).refuses_usage("--device 0");
+    }
+}
+
 #[test]
 fn devices_names_the_cpu_with_or_without_vulkan() {
     let text = aimo(["devices"]).ok();

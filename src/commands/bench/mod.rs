@@ -22,11 +22,11 @@ use engine::sampler::SamplerParams;
 use engine::scheduler::{Scheduler, SeqId};
 use engine::{Engine, EngineOptions};
 
-use record::{Record, record, table, write_csv};
+use record::{Record, load_lines, record, table, write_csv};
 pub use system::cpu_name;
 use system::cpu_ns;
 
-use crate::args::{CacheArgs, DeviceArgs, at_least_one};
+use crate::args::{CacheArgs, DeviceArgs, batch, repetitions, sequences, threads, tokens};
 use crate::bandwidth;
 use crate::failure::Failure;
 use crate::{load, measure};
@@ -38,29 +38,29 @@ pub struct Args {
     #[arg(short, long, value_name = "FILE", required = true, value_delimiter = ',')]
     model: Vec<PathBuf>,
     /// Prompt lengths; 0 = no prompt test
-    #[arg(short = 'p', long, value_name = "N,…", value_delimiter = ',', default_value = "512")]
+    #[arg(short = 'p', long, value_name = "N,…", value_delimiter = ',', default_value = "512", value_parser = tokens)]
     n_prompt: Vec<usize>,
     /// Numbers of tokens to generate; 0 = no generation test
-    #[arg(short = 'n', long, value_name = "N,…", value_delimiter = ',', default_value = "128")]
+    #[arg(short = 'n', long, value_name = "N,…", value_delimiter = ',', default_value = "128", value_parser = tokens)]
     n_gen: Vec<usize>,
     /// Tokens in the context before a test starts
-    #[arg(short = 'd', long, value_name = "N,…", value_delimiter = ',', default_value = "0")]
+    #[arg(short = 'd', long, value_name = "N,…", value_delimiter = ',', default_value = "0", value_parser = tokens)]
     n_depth: Vec<usize>,
     /// Numbers of sequences that generate together (llama-batched-bench's -npl)
     #[arg(long = "npl", visible_alias = "n-parallel", value_name = "N,…", value_delimiter = ',', default_value = "1",
-          value_parser = at_least_one)]
+          value_parser = sequences)]
     n_parallel: Vec<usize>,
     /// Prompt tests of sequences that share the prompt, up to the first token of each (llama-batched-bench's -pps)
     #[arg(long = "pps")]
     is_shared: bool,
     /// Most tokens in one pass
-    #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "512", value_parser = at_least_one)]
+    #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "512", value_parser = batch)]
     batch_size: Vec<usize>,
     /// CPU threads; 0 = all cores
-    #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "0")]
+    #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "0", value_parser = threads)]
     threads: Vec<usize>,
     /// Repetitions of each test, after one that is not counted
-    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = at_least_one)]
+    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = repetitions)]
     repetitions: usize,
     /// Form of the output
     #[arg(short, long, value_enum, default_value_t = Format::Md)]
@@ -126,6 +126,10 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
     if tests.is_empty() {
         return Err(Failure::Usage("nothing to measure: -p and -n are both 0".to_owned()));
     }
+    if let Some(depth) = args.n_depth.iter().find(|d| args.is_shared && **d > 0) {
+        return Err(Failure::Usage(format!("-d {depth} and -pps don't go together: a shared prompt starts a context")));
+    }
+    args.device.check()?;
     // Every file before the first measurement.
     args.model.iter().try_for_each(|path| load::open(path).map(|_| ()))?;
     let mut records = Vec::new();
@@ -150,7 +154,10 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
             writeln!(out)?;
         }
         Format::Csv => write_csv(&records, out)?,
-        Format::Md => writeln!(out, "{}", table(&records))?,
+        Format::Md => {
+            writeln!(out, "{}\n", table(&records))?;
+            load_lines(&records).iter().try_for_each(|line| writeln!(out, "{line}"))?;
+        }
     }
     Ok(())
 }

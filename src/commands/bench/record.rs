@@ -191,6 +191,21 @@ pub fn table(records: &[Record]) -> Table {
     table
 }
 
+/// How long each model took to load: a line for each time that one was.
+pub fn load_lines(records: &[Record]) -> Vec<String> {
+    let of = |r: &Record| (r.model_filename.clone(), r.n_threads, r.n_batch, r.load_ms.to_bits());
+    let loads: Vec<&Record> = records.chunk_by(|a, b| of(a) == of(b)).map(|tests| &tests[0]).collect();
+    let line = |r: &&Record| {
+        let rate = r.model_size as f64 / r.load_ms / 1e6;
+        let threads = if r.n_threads == 1 { "thread" } else { "threads" };
+        format!(
+            "{} loaded in {:.0} ms, {rate:.2} GB/s ({} {threads}, up to {} tokens in a pass)",
+            r.model_filename, r.load_ms, r.n_threads, r.n_batch
+        )
+    };
+    loads.iter().map(line).collect()
+}
+
 /// Nothing where there is no value.
 fn number(value: Option<f64>) -> String {
     value.map_or_else(String::new, |x| format!("{x:.0}"))

@@ -7,10 +7,11 @@ mod time;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use engine::backend::vulkan::{DeviceOptions, VulkanError};
+use engine::backend::vulkan::{DeviceOptions, VulkanError, compile_only_environment};
 
-use crate::args::at_least_one;
+use crate::args::{prompt, repetitions, sequences, tokens};
 use crate::commands::synth::LikeArgs;
 use crate::failure::Failure;
 
@@ -36,7 +37,8 @@ pub struct Args {
     #[arg(long, value_name = "OLD.json")]
     diff: Option<PathBuf>,
     /// Write the built-in shaders' sources into this folder, to be edited and given back with --shaders
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["isa", "device", "shaders", "filter", "code", "diff", "json"])]
+    #[arg(long, value_name = "DIR",
+          conflicts_with_all = ["isa", "device", "shaders", "filter", "code", "diff", "json", "measuring"])]
     export: Option<PathBuf>,
     /// One JSON object
     #[arg(long)]
@@ -52,28 +54,30 @@ pub struct Args {
 #[command(next_help_heading = "Measuring")]
 struct MeasureArgs {
     /// Time every kernel on the device, alone, in passes of a model (-m or --like)
-    #[arg(long, conflicts_with_all = ["isa", "code", "diff"])]
+    #[arg(long, group = "measuring", conflicts_with_all = ["isa", "code", "diff"])]
     time: bool,
     /// Compare every op of a pass with the CPU backend's, each from the same inputs
-    #[arg(long, conflicts_with_all = ["isa", "code", "diff", "time"])]
+    #[arg(long, group = "measuring", conflicts_with_all = ["isa", "code", "diff", "time"])]
     check: bool,
     /// GGUF file whose shapes, types and weights are used
     #[arg(short, long, value_name = "FILE", conflicts_with = "like")]
     model: Option<PathBuf>,
     /// Passes of so many sequences with a token each
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,2,4,8", value_parser = at_least_one)]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,2,4,8", requires = "measuring",
+          value_parser = sequences)]
     columns: Vec<usize>,
     /// Passes of so many tokens of one sequence, a prompt; 0 = none
-    #[arg(short = 'p', long, value_name = "N,…", value_delimiter = ',', default_value = "0")]
+    #[arg(short = 'p', long, value_name = "N,…", value_delimiter = ',', default_value = "0", requires = "measuring",
+          value_parser = prompt)]
     prompt: Vec<usize>,
     /// Tokens in the context before a token
-    #[arg(short = 'd', long, value_name = "N", default_value_t = 0)]
+    #[arg(short = 'd', long, value_name = "N", default_value_t = 0, requires = "measuring", value_parser = tokens)]
     n_depth: usize,
     /// Passes of each kind that are timed, after one that is not
-    #[arg(short, long, value_name = "N", default_value_t = 10, value_parser = at_least_one)]
+    #[arg(short, long, value_name = "N", default_value_t = 10, requires = "time", value_parser = repetitions)]
     repetitions: usize,
     /// Keep activations in f32 in products with quantised weights
-    #[arg(long)]
+    #[arg(long, requires = "measuring")]
     exact: bool,
     /// Run under Vulkan's validation layers
     #[arg(long)]
@@ -98,7 +102,30 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
         m if m.model.is_some() || args.like.is_given() => {
             Err(Failure::Usage("a model is used to measure: add --time or --check".to_owned()))
         }
-        _ => code::run(args, quiet, out),
+        _ => {
+            args.isa.as_deref().map_or(Ok(()), check_chip)?;
+            code::run(args, quiet, out)
+        }
+    }
+}
+
+/// Refuses a chip that AMD's driver doesn't know: it ends the process that asks it, with a message of its own. So another
+/// one asks first, whose messages nobody sees. What else there is to refuse is left to the listing.
+fn check_chip(isa: &str) -> Result<(), Failure> {
+    let Some(environment) = compile_only_environment(isa) else { return Ok(()) };
+    if std::env::var_os("RADV_FORCE_FAMILY").is_some_and(|family| family == isa) {
+        return Ok(());
+    }
+    let program = std::env::current_exe().map_err(|e| Failure::plain(format!("this program can't be found: {e}")))?;
+    let mut command = Command::new(program);
+    command.arg("devices").envs(environment).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let status = command.status().map_err(|e| Failure::plain(format!("this program can't be started again: {e}")))?;
+    match status.code() {
+        Some(_) => Ok(()),
+        None => Err(Failure::new(
+            format!("--isa {isa:?}: AMD's driver on this machine knows no such chip"),
+            "name one as the driver does, such as gfx1151, or navi31 for gfx1100",
+        )),
     }
 }
 

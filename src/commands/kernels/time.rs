@@ -43,8 +43,7 @@ pub fn time(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failur
     }
     progress.finish();
     if passes.iter().all(|p| p.ops.is_empty()) {
-        let text = args.filter.as_deref().unwrap_or_default();
-        return Err(Failure::new(format!("no kernel of this model has {text:?} in its name"), "leave --filter out"));
+        return Err(nothing_left(args));
     }
     if args.json {
         let value = json!({
@@ -102,6 +101,9 @@ pub fn check(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failu
         }
     }
     progress.finish();
+    if rows.is_empty() {
+        return Err(nothing_left(args));
+    }
     if args.json {
         let ops: Vec<_> = rows
             .iter()
@@ -130,6 +132,12 @@ pub fn check(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failu
             "`--filter KERNEL` shows one; `--shaders DIR` tries an edit",
         )),
     }
+}
+
+/// A filter that leaves no kernel of the model.
+fn nothing_left(args: &Args) -> Failure {
+    let text = args.filter.as_deref().unwrap_or_default();
+    Failure::new(format!("no kernel of this model has {text:?} in its name (--filter)"), "leave --filter out")
 }
 
 /// An op and its twin.

@@ -121,6 +121,7 @@ fn begin(args: &Args) -> Result<Prepared, Failure> {
 
 /// A new run on these problems.
 pub fn begin_with(args: &Args, problems: ProblemSet, more_settings: Map<String, Value>) -> Result<Prepared, Failure> {
+    args.model.device.check()?;
     let mut options = args.options()?;
     let (protocol, identity, remote) = find_model(args)?;
     options.protocol = protocol;

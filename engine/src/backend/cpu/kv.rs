@@ -3,8 +3,10 @@
 //! system, so that pages never used are never touched.
 
 use crate::backend::BatchToken;
+use crate::error::RequestError;
 use crate::kv::{BLOCK, KvLayout, KvPages, KvType, PAGE, PageCopy, quantize_block};
 use crate::model::Config;
+use bytemuck::allocation::try_zeroed_vec;
 use half::f16;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 
@@ -34,12 +36,15 @@ enum Elements {
 }
 
 impl Elements {
-    /// `n` zeros.
-    fn zero(ty: KvType, n: usize) -> Elements {
-        match ty {
-            KvType::F16 => Elements::F16(vec![0; n]),
-            KvType::Q8_0 => Elements::Q8_0 { codes: vec![0; n], scales: vec![0; n / BLOCK] },
-        }
+    /// `n` zeros; an error where the system has no memory for them.
+    fn zero(ty: KvType, n: usize) -> Result<Elements, RequestError> {
+        let elements = match ty {
+            KvType::F16 => try_zeroed_vec(n).map(Elements::F16),
+            KvType::Q8_0 => {
+                try_zeroed_vec(n).and_then(|codes| Ok(Elements::Q8_0 { codes, scales: try_zeroed_vec(n / BLOCK)? }))
+            }
+        };
+        elements.map_err(|()| RequestError::CacheMemory { bytes: ty.bytes(n as u64) })
     }
 
     /// Rounds `values` into the elements from `at` on; with blocks, both are whole ones.
@@ -98,17 +103,21 @@ pub(super) struct KvLayer<'a> {
 }
 
 impl KvCache {
-    pub(super) fn new(config: &Config, layout: &KvLayout) -> Self {
+    /// A cache of zeros.
+    ///
+    /// # Errors
+    /// The system has no memory for it.
+    pub(super) fn new(config: &Config, layout: &KvLayout) -> Result<Self, RequestError> {
         let layer = |il: usize| {
             let n = layout.layer_elements(config, il);
             let (kv_dim, kind) = (config.kv_dim(il), layout.layer_kind[il]);
             let (k, v) = (layout.options.k, layout.options.v);
-            LayerCache { keys: Elements::zero(k, n), values: Elements::zero(v, n), kv_dim, kind }
+            Ok(LayerCache { keys: Elements::zero(k, n)?, values: Elements::zero(v, n)?, kv_dim, kind })
         };
-        KvCache {
-            layers: (0..config.n_layer()).map(layer).collect(),
+        Ok(KvCache {
+            layers: (0..config.n_layer()).map(layer).collect::<Result<_, _>>()?,
             tables: vec![vec![Vec::new(); layout.n_seq]; layout.kinds.len()],
-        }
+        })
     }
 
     /// Takes over the page tables of the sequences in `batch`.
@@ -165,5 +174,21 @@ impl KvLayer<'_> {
         let at = row(&self.tables[seq], pos) * self.kv_dim + head * key.len();
         self.keys.load(at, key);
         self.values.load(at, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_is_not_there_is_an_error() {
+        for ty in KvType::ALL {
+            let n = usize::MAX / 64;
+            // Memory that nobody looks at is not asked for.
+            let refused = std::hint::black_box(Elements::zero(ty, n)).err();
+            assert_eq!(refused, Some(RequestError::CacheMemory { bytes: ty.bytes(n as u64) }));
+            assert!(Elements::zero(ty, 64).is_ok());
+        }
     }
 }

@@ -251,7 +251,7 @@ impl Backend for Cpu {
     }
 
     fn allocate(&mut self, config: &Config, limits: Limits, rope: &RopeTable, kv: &KvLayout) -> Result<(), Error> {
-        self.kv = KvCache::new(config, kv);
+        self.kv = KvCache::new(config, kv)?;
         self.shape = Some(Shape { config: config.clone(), rope: rope.clone(), limits });
         Ok(())
     }

@@ -106,6 +106,27 @@ impl DeviceInfo {
         self.kind == DeviceKind::Cpu
     }
 
+    /// A Radeon 8060S (gfx1151) with RADV, as far as the choice of kernels goes: for what is said of it on other machines.
+    pub fn strix_halo() -> DeviceInfo {
+        DeviceInfo {
+            index: 0,
+            name: "Radeon 8060S Graphics (RADV GFX1151)".to_owned(),
+            kind: DeviceKind::Integrated,
+            driver: String::new(),
+            api_version: (1, 3, 0),
+            memory_bytes: 0,
+            subgroup_size: 64,
+            features: Vec::new(),
+            matrices: vec![MatrixShape { m: 16, n: 16, k: 16 }],
+            missing: Vec::new(),
+            compute_units: Some(40),
+            driver_version: 0,
+            shared_bytes: 64 << 10,
+            subgroup_sizes: (32, 64),
+            fast_dot: true,
+        }
+    }
+
     /// Whether this is a driver that computes on the processor, and what all invocations of a subgroup have in common
     /// once: lavapipe of Mesa 26. That of 25.0 (which tells no version) reads an address once for each invocation.
     pub(super) fn has_scalars(&self) -> bool {

@@ -9,7 +9,6 @@ use super::kernels::quantize::QuantizedRows;
 use super::kernels::rope::Rotation;
 use super::kernels::route::Routing;
 use super::kernels::{Rows, attention, half_rows, route};
-use super::tune::MAX_ATTENTION_GROUPS;
 use super::{Gpu, MemoryUse, Region, Tuning, VulkanError};
 use crate::backend::{Act, BatchToken, Limits};
 use crate::kv::{KvLayout, KvPages};
@@ -114,11 +113,7 @@ impl ModelState {
         }
         let partials = gpu.allocate(
             MemoryUse::Device,
-            // For every number of splits that may be tried.
-            attention::partial_bytes(
-                &Tuning { attention_groups: gpu.tuning.attention_groups.max(MAX_ATTENTION_GROUPS), ..gpu.tuning },
-                config.head_dim,
-            ),
+            attention::room_bytes(&gpu.tuning, config.head_dim),
             "partial results of attention",
         )?;
         let experts = match &config.moe {

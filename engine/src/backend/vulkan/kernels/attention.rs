@@ -8,6 +8,7 @@ use super::attention_work::{Span, Work};
 use super::kv_store::{CacheShape, LayerCache, Places, constant};
 use super::{Rows, prompt_attention, push_constants};
 use crate::backend::vulkan::commands::{ReadAddress, WriteAddress};
+use crate::backend::vulkan::tune::MAX_ATTENTION_GROUPS;
 use crate::backend::vulkan::{Cost, Gpu, Region, Tuning, Variant, VulkanError, Weight};
 use crate::kv::{KvOptions, PAGE};
 
@@ -168,12 +169,39 @@ impl Task<'_> {
     }
 }
 
+/// Kernels that start for the attention of sequences of `n_tokens` neighbouring tokens each, the last of which sees
+/// `longest` positions: one, and one more where positions are cut into pieces.
+pub(crate) fn n_launches(
+    tuning: &Tuning,
+    (n_head, n_head_kv, head_dim): (usize, usize, usize),
+    (n_seq, n_tokens, longest): (usize, usize, usize),
+) -> usize {
+    let group = n_head / n_head_kv;
+    let n_rows = n_tokens * group;
+    let tile_rows = tuning.prompt_kernel(head_dim).filter(|_| n_tokens > 1 && n_rows >= tuning.prompt_from);
+    let n_pieces = match tile_rows {
+        Some(kernel) => {
+            let n_groups = n_seq * n_rows.div_ceil(kernel.rows() as usize) * n_head_kv;
+            let result_bytes = (n_seq * n_tokens * n_head * (4 + head_dim) * 4) as u64;
+            prompt_attention::n_splits(tuning, n_groups, longest as u64, result_bytes, room_bytes(tuning, head_dim))
+        }
+        None => n_splits(tuning, n_seq * n_tokens, n_head, group, longest as u64),
+    };
+    1 + usize::from(n_pieces > 1)
+}
+
 /// Into how many pieces the positions of each token are cut, so that few tokens with long contexts (at most
 /// `max_positions`) keep the whole device busy.
 fn n_splits(tuning: &Tuning, n_tokens: usize, n_head: usize, group: usize, max_positions: u64) -> usize {
     let n_groups = n_tokens * n_head / heads_at_once(group);
     let wanted = tuning.attention_groups.div_ceil(n_groups);
     wanted.min((max_positions as usize).div_ceil(tuning.attention_split)).max(1)
+}
+
+/// Bytes that are set aside for the results of splits: for every number of them that may be tried.
+pub(in crate::backend::vulkan) fn room_bytes(tuning: &Tuning, head_dim: usize) -> u64 {
+    let attention_groups = tuning.attention_groups.max(MAX_ATTENTION_GROUPS);
+    partial_bytes(&Tuning { attention_groups, ..*tuning }, head_dim)
 }
 
 /// Bytes of the results of the splits of any batch of single tokens.

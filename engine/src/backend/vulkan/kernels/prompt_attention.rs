@@ -51,7 +51,13 @@ pub fn variant(tuning: &Tuning, head_dim: usize, types: KvOptions) -> Option<Var
 
 /// Into how many pieces the positions of each tile are cut, so that a short prompt behind a long context keeps the
 /// whole device busy; as far as there is room for their results.
-fn n_splits(tuning: &Tuning, n_groups: usize, most_positions: u64, result_bytes: u64, room_bytes: u64) -> usize {
+pub(super) fn n_splits(
+    tuning: &Tuning,
+    n_groups: usize,
+    most_positions: u64,
+    result_bytes: u64,
+    room_bytes: u64,
+) -> usize {
     let wanted = tuning.prompt_groups.div_ceil(n_groups);
     let useful = (most_positions as usize).div_ceil(tuning.attention_split);
     wanted.min(useful).min((room_bytes / result_bytes) as usize).max(1)
