@@ -275,3 +275,49 @@ fn shared_prompt(model: &TinyModel, kv: KvOptions) {
     assert!(n >= 5, "{written:?}");
     assert_eq!(written[1][..n], written[0][..n], "the one that was copied");
 }
+
+fn n_pipelines(engine: &mut Engine) -> usize {
+    engine.vulkan().expect("Vulkan").gpu().n_pipelines()
+}
+
+/// One token, prompts of several lengths, several sequences' tokens, a prompt beside them, a pass without outputs.
+fn batches(n_seq: u32, n_batch: usize) -> Vec<Vec<BatchToken>> {
+    let token = |seq, pos, output| BatchToken { token: 7 + pos, seq, pos, output };
+    let prompt = |n: usize| (0..n as u32).map(|pos| token(0, pos, pos + 1 == n as u32)).collect::<Vec<_>>();
+    let decode = |n: u32, pos| (0..n).map(|seq| token(seq, pos, true)).collect::<Vec<_>>();
+    let mut all = vec![decode(1, 0), decode(n_seq, 0), decode(n_seq, 1)];
+    all.extend([2, 3, 5, 9, 17, n_batch].map(prompt));
+    all.push([(0..20).map(|pos| token(0, pos, false)).collect(), decode(n_seq, 0)[1..].to_vec()].concat());
+    all.push((0..9).map(|pos| token(1, pos, false)).collect());
+    all
+}
+
+#[test]
+fn passes_use_only_kernels_that_were_compiled_when_the_model_was_loaded() {
+    let shared = [GgmlType::Q8_0, GgmlType::F16, GgmlType::Q5_0, GgmlType::Q4_K];
+    let gpt_oss = TinySpec { scaling: Scaling::Yarn(8.0, 64), ..TinySpec::new("gpt-oss", &[GgmlType::MXFP4]) };
+    for spec in [
+        TinySpec::new("llama", &FLOATS[1..2]),
+        // Gates and ups of two types, heads in groups of two sizes.
+        TinySpec { layer_heads: vec![(6, 2), (4, 1)], ..TinySpec::new("qwen3", &SMALL_MIX) },
+        TinySpec::new("qwen2moe", &shared),
+        TinySpec::new("qwen3moe", &[GgmlType::Q4_K]),
+        gpt_oss,
+    ] {
+        let model = TinyModel::new(spec);
+        for integer_dot in [false, true] {
+            let options = EngineOptions { integer_dot, ..EngineOptions::default() };
+            let mut engine = load_with(&model, 4, 64, options);
+            let n_prepared = n_pipelines(&mut engine);
+            for batch in batches(4, 64) {
+                engine.forward(&batch).unwrap_or_else(|e| panic!("{:?}: {e}", model.spec));
+                let what = format!("{:?}, in integers {integer_dot}, {} tokens", model.spec, batch.len());
+                assert_eq!(
+                    n_pipelines(&mut engine),
+                    n_prepared,
+                    "{what}: a kernel was compiled in the middle of a pass"
+                );
+            }
+        }
+    }
+}

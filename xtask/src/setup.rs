@@ -148,7 +148,7 @@ fn has_manifest(kind: &str, prefix: &str) -> bool {
 }
 
 /// Major version of the installed Mesa drivers, where the package manager knows it.
-fn mesa_major() -> Option<u32> {
+pub fn mesa_major() -> Option<u32> {
     let text = shell::capture(Command::new("dpkg-query").args(["-W", "-f=${Version}", "mesa-vulkan-drivers"]))?;
     apt::upstream_major(&text)
 }

@@ -117,6 +117,8 @@ pub enum Role {
     Matrix,
     /// The gate of a dense feed-forward layer, which is multiplied together with its up matrix.
     Gate,
+    /// That up matrix.
+    Up,
     /// A matrix for each expert.
     Experts,
 }

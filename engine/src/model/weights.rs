@@ -85,7 +85,7 @@ fn gated<'f>(
     let matrix = |part: &str, rows, cols| find.matrix(&pattern.replace("{}", part), rows, cols);
     Ok(GatedWeights {
         gate: Slot { role: Role::Gate, ..matrix("gate", n_ff, n_embd)? },
-        up: matrix("up", n_ff, n_embd)?,
+        up: Slot { role: Role::Up, ..matrix("up", n_ff, n_embd)? },
         down: matrix("down", n_embd, n_ff)?,
     })
 }

@@ -72,8 +72,7 @@ pub fn run(args: &Args, quiet: bool, out: &mut impl Write) -> Result<(), Failure
         (None, true) => Ok(writeln!(out, "{}", json_text(&new))?),
         (None, false) => {
             writeln!(out, "{} ({})\n{}", new.device, new.driver, table(&new.kernels))?;
-            let n_spilling = new.kernels.iter().filter(|k| k.spills.is_some_and(|n| n > 0)).count();
-            Ok(writeln!(out, "{} variants, {n_spilling} of them spill registers", new.kernels.len())?)
+            Ok(writeln!(out, "{}", summary(&new.kernels))?)
         }
     }
 }
@@ -116,6 +115,25 @@ fn json_text(value: &impl Serialize) -> String {
     serde_json::to_string_pretty(value).expect("plain data can be written")
 }
 
+/// The line below the table: how many kernels spill, as far as the driver tells.
+fn summary(kernels: &[CodeReport]) -> String {
+    let n_spilling = kernels.iter().filter(|k| k.spills.is_some_and(|n| n > 0)).count();
+    let n_unknown = kernels.iter().filter(|k| k.spills.is_none()).count();
+    let n = kernels.len();
+    match n_unknown {
+        0 => format!("{n} variants, {n_spilling} of them spill registers"),
+        _ if n_unknown == n => format!("{n} variants; the driver doesn't tell which of them spill registers"),
+        _ => format!("{n} variants, {n_spilling} of them spill registers, of {n_unknown} the driver doesn't tell"),
+    }
+}
+
+/// Whether two reports are of the same code. What a listing that was written earlier doesn't have is no difference.
+fn is_same_code(before: &CodeReport, after: &CodeReport) -> bool {
+    let both_have_mixes = before.mix.is_some() && after.mix.is_some();
+    let compared = |k: &CodeReport| CodeReport { mix: k.mix.filter(|_| both_have_mixes), ..k.clone() };
+    compared(before) == compared(after)
+}
+
 /// What is different between two listings. Where only a part was compiled (`--filter`), the rest is not missing.
 fn changes(old: Listing, new: Listing) -> Vec<Change> {
     let partner = |all: &[CodeReport], one: &CodeReport| all.iter().find(|k| k.is_same_variant(one)).cloned();
@@ -125,7 +143,7 @@ fn changes(old: Listing, new: Listing) -> Vec<Change> {
     let there = new.kernels.iter().map(|k| (partner(&old.kernels, k), Some(k.clone())));
     there
         .chain(gone)
-        .filter(|(before, after)| before != after)
+        .filter(|(before, after)| !before.as_ref().zip(after.as_ref()).is_some_and(|(b, a)| is_same_code(b, a)))
         .map(|(before, after)| {
             let one = after.as_ref().or(before.as_ref()).expect("one of the two is there");
             Change { kernel: one.kernel.clone(), constants: one.constants.clone(), before, after }
@@ -157,17 +175,19 @@ fn show_changes(changes: &[Change], json: bool, out: &mut impl Write) -> Result<
     Ok(writeln!(out, "{table}")?)
 }
 
-const HEADER: [&str; 14] = [
+const HEADER: [&str; 16] = [
     "kernel",
     "constants",
     "wave",
     "VGPRs",
     "needed",
+    "SGPRs",
     "waves",
     "LDS",
     "spills",
     "bytes",
     "instr.",
+    "VALU/SALU/VMEM/LDS/SMEM/wait/jump/other",
     "dot4",
     "wmma",
     "latency / inv. thr.",
@@ -200,14 +220,16 @@ fn cells(k: &CodeReport) -> [String; HEADER.len() - 2] {
     let estimates = format!("{} / {}", text(k.latency), text(k.inverse_throughput));
     let per_weight = k.instructions_per_weight.map_or("–".to_owned(), |v| format!("{v:.2}"));
     let [dot4, wmma] = [k.dot4, k.wmma].map(|n| n.to_string());
-    let [vgprs, needed, waves] = [k.vgprs, k.vgprs_needed, k.waves].map(text);
+    let mix = k.mix.map_or("–".to_owned(), |mix| mix.parts().map(|n| n.to_string()).join("/"));
+    let [vgprs, needed, sgprs, waves] = [k.vgprs, k.vgprs_needed, k.sgprs, k.waves].map(text);
     let [lds, spills, bytes, instructions] = [k.lds_bytes, k.spills, k.code_bytes, k.instructions].map(text);
-    [wave, vgprs, needed, waves, lds, spills, bytes, instructions, dot4, wmma, estimates, per_weight]
+    [wave, vgprs, needed, sgprs, waves, lds, spills, bytes, instructions, mix, dot4, wmma, estimates, per_weight]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use engine::backend::vulkan::InstructionMix;
 
     fn report(kernel: &str, constants: &[u32], vgprs: u64) -> CodeReport {
         CodeReport {
@@ -230,6 +252,29 @@ mod tests {
         let found: Vec<_> =
             changes(old, new).into_iter().map(|c| (c.constants, c.before.is_some(), c.after.is_some())).collect();
         assert_eq!(found, [(vec![2], true, true), (vec![4], false, true), (vec![3], true, false)]);
+    }
+
+    #[test]
+    fn a_listing_without_mixes_is_different_only_where_its_code_is() {
+        let text = r#"{"device":"a","driver":"b","kernels":[
+            {"kernel":"a","constants":[1],"vgprs":10,"instructions":7},
+            {"kernel":"a","constants":[2],"vgprs":10,"instructions":7}]}"#;
+        let old: Listing = serde_json::from_str(text).expect("readable");
+        let mix = Some(InstructionMix { valu: 7, ..InstructionMix::default() });
+        let with =
+            |vgprs, constants: &[u32]| CodeReport { instructions: Some(7), mix, ..report("a", constants, vgprs) };
+        let found = changes(old, listing(vec![with(10, &[1]), with(12, &[2])]));
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].constants, [2]);
+    }
+
+    #[test]
+    fn spills_are_unknown_where_the_driver_does_not_tell() {
+        let with = |spills| CodeReport { spills, ..report("a", &[1], 10) };
+        let of = |spills: &[Option<u64>]| summary(&spills.iter().map(|&s| with(s)).collect::<Vec<_>>());
+        assert_eq!(of(&[Some(0), Some(3)]), "2 variants, 1 of them spill registers");
+        assert_eq!(of(&[None, None]), "2 variants; the driver doesn't tell which of them spill registers");
+        assert_eq!(of(&[None, Some(0)]), "2 variants, 0 of them spill registers, of 1 the driver doesn't tell");
     }
 
     #[test]

@@ -132,6 +132,11 @@ impl Gpu {
         self.pipelines.prepare(variants)
     }
 
+    /// Variants that are compiled by now.
+    pub fn n_pipelines(&self) -> usize {
+        self.pipelines.len()
+    }
+
     /// What the last pass was made of.
     pub fn last_pass(&self) -> PassStats {
         self.commands.last_pass()

@@ -1,6 +1,6 @@
 //! What a driver makes of the kernels: compiles every variant that a device would use and reports on the code
-//! (registers, waves, spills, size, instructions). Needs no memory and runs nothing, so it works on drivers that only
-//! compile, such as RADV without its hardware.
+//! (registers, waves, spills, size, instructions and their kinds). Needs no memory and runs nothing, so it works on
+//! drivers that only compile, such as RADV without its hardware.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -16,6 +16,7 @@ use super::kernels::{
     attention, embed, gated, gather, half_rows, kv_store, linear, moe_sum, place_heads, probe, prompt_attention,
     quantize, rms_norm, rope, route, scale_by_sigmoid, swiglu,
 };
+use super::mix::InstructionMix;
 use super::pipelines::{Compiled, Pipelines, Variant};
 use super::tune::Stored;
 use super::tuning::{Extent, Tuning};
@@ -182,6 +183,8 @@ pub struct CodeReport {
     pub code_bytes: Option<u64>,
     /// Instructions.
     pub instructions: Option<u64>,
+    /// These by kind; `None` where the driver gives no listing of its code.
+    pub mix: Option<InstructionMix>,
     /// Of these, on four products of bytes at a time.
     pub dot4: u64,
     /// Of these, on matrices.
@@ -218,6 +221,7 @@ impl CodeReport {
             spills: spills.into_iter().flatten().reduce(|a, b| a + b),
             code_bytes: value("Code size"),
             instructions: value("Instructions"),
+            mix: InstructionMix::of(code),
             dot4: code.matches("v_dot4_i32_iu8").count() as u64,
             wmma: code.matches("v_wmma_").count() as u64,
             latency: value("Latency"),

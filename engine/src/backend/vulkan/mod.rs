@@ -7,6 +7,7 @@
 //! of many tokens on matrix units with f16 factors.
 //! Activation rows are padded to a multiple of 8 elements, which stay zero: kernels read whole vec4s.
 
+mod ahead;
 mod attention_tiles;
 mod commands;
 mod device;
@@ -16,6 +17,7 @@ mod inspect;
 mod instance;
 pub mod kernels;
 mod memory;
+mod mix;
 mod pace;
 mod pipelines;
 mod probe;
@@ -34,6 +36,7 @@ pub use gpu::{DispatchTime, Gpu};
 pub use inspect::{CodeReport, Inspector, compile_only_environment};
 pub use instance::{DeviceInfo, DeviceKind, MatrixShape, best_real_gpu, devices};
 pub use memory::{MemoryUse, Region};
+pub use mix::InstructionMix;
 pub use pipelines::Variant;
 pub use probe::{Peaks, measure_peaks};
 pub use profile::PassStats;
@@ -41,33 +44,28 @@ pub use shaders::write_sources as write_shader_sources;
 pub use tuning::{Extent, MatmulTile, MatrixTile, MatrixTiles, Tuning};
 pub use weights::{Weight, weight_type};
 
-use std::collections::BTreeSet;
-
 use kernels::gated::Gated;
 use kernels::linear::{Method, Product};
 use kernels::place_heads::Projections;
 use kernels::quantize::QuantizedRows;
 use kernels::{
-    attention, embed, gated, gather, half_rows, kv_store, linear, moe_sum, place_heads, quantize, rms_norm, rope,
-    route, scale_by_sigmoid, swiglu,
+    attention, embed, gated, gather, kv_store, linear, moe_sum, place_heads, quantize, rms_norm, rope, route,
+    scale_by_sigmoid, swiglu,
 };
 use shaders::WeightType;
 
-use super::{Act, Backend, BatchToken, Limits, Linear, Role, TensorView};
+use super::{Act, Backend, BatchToken, Limits, Linear, TensorView};
 use crate::error::Error;
 use crate::kv::{KvLayout, KvPages, PageCopy};
 use crate::model::{Activation, Config, ExpertWeights, RopeTable};
-use state::{ModelState, groups};
+use ahead::Multiplied;
+use state::ModelState;
 
 /// A Vulkan device that runs forward passes.
 pub struct Vulkan {
     gpu: Gpu,
-    /// Types and rows of the matrices that were uploaded, to compile their kernels ahead.
-    matrices: BTreeSet<(usize, usize)>,
-    /// The same of the gates of dense feed-forward layers.
-    gates: BTreeSet<(usize, usize)>,
-    /// Types of the experts' matrices.
-    expert_types: BTreeSet<usize>,
+    /// The matrices that were uploaded, to compile their kernels ahead.
+    multiplied: Multiplied,
     model: Option<ModelState>,
     /// Where activations are looked at in the middle of a pass.
     tap: Option<Region>,
@@ -82,14 +80,7 @@ impl Vulkan {
 
     /// Opens a device.
     pub fn open(options: DeviceOptions<'_>) -> Result<Vulkan, VulkanError> {
-        Ok(Vulkan {
-            gpu: Gpu::open(options)?,
-            matrices: BTreeSet::new(),
-            gates: BTreeSet::new(),
-            expert_types: BTreeSet::new(),
-            model: None,
-            tap: None,
-        })
+        Ok(Vulkan { gpu: Gpu::open(options)?, multiplied: Multiplied::default(), model: None, tap: None })
     }
 
     /// What device this is.
@@ -160,48 +151,14 @@ impl Backend for Vulkan {
     fn upload(&mut self, tensor: TensorView<'static>) -> Result<Weight, Error> {
         let role = tensor.role;
         let weight = self.gpu.upload(tensor)?;
-        match role {
-            Role::Experts => _ = self.expert_types.insert(weight.ty as usize),
-            Role::Gate => _ = self.gates.insert((weight.ty as usize, weight.rows)),
-            Role::Matrix => _ = self.matrices.insert((weight.ty as usize, weight.rows)),
-            Role::Vector => {}
-        }
+        self.multiplied.note(role, &weight);
         Ok(weight)
     }
 
     fn allocate(&mut self, config: &Config, limits: Limits, rope: &RopeTable, kv: &KvLayout) -> Result<(), Error> {
         let gpu = &mut self.gpu;
         let state = ModelState::allocate(gpu, config, limits, rope, kv)?;
-        let type_of =
-            |index: usize| WeightType::ALL.into_iter().find(|t| *t as usize == index).expect("it was uploaded");
-        let mut variants: Vec<Variant> = Vec::new();
-        for &(ty, n_rows) in &self.matrices {
-            variants.extend(linear::variants(&gpu.tuning, type_of(ty), n_rows, limits.n_batch));
-        }
-        for group in groups(config) {
-            variants.extend(attention::variants(&gpu.tuning, config.head_dim, group, kv.options));
-        }
-        for &(ty, n_rows) in &self.gates {
-            let ty = type_of(ty);
-            let methods = Method::all(limits.n_batch, |n| Method::of(&gpu.tuning, ty, gated::extent(n_rows, n)));
-            variants.extend(gated::variants(&gpu.tuning, ty, Activation::Swiglu, &methods, false));
-        }
-        if gpu.tuning.dot_from[0] < usize::MAX {
-            variants.extend([quantize::variant(&gpu.tuning), rms_norm::quantized::variant(&gpu.tuning)]);
-        }
-        variants.push(place_heads::variant(&gpu.tuning, config.head_dim, rope.layout, kv.options));
-        if let Some(moe) = &config.moe {
-            let method = |n| Method::of_experts(&gpu.tuning, n, moe.n_expert, moe.n_expert_used);
-            let methods = Method::all(limits.n_batch, method);
-            for ty in WeightType::ALL.into_iter().filter(|t| self.expert_types.contains(&(*t as usize))) {
-                variants.extend(linear::expert_variants(&gpu.tuning, ty, &methods));
-                variants.extend(gated::variants(&gpu.tuning, ty, moe.activation, &methods, true));
-            }
-            variants.push(route::variant(&gpu.tuning, moe));
-        }
-        if gpu.tuning.matrix.is_some() {
-            variants.push(half_rows::variant(&gpu.tuning));
-        }
+        let variants = self.multiplied.variants(&gpu.tuning, config, limits, rope.layout);
         gpu.prepare(&variants)?;
         gpu.pipelines.save();
         self.model = Some(state);

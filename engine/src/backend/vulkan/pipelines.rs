@@ -99,6 +99,11 @@ impl Pipelines {
         Ok(pipeline)
     }
 
+    /// Variants that were made.
+    pub fn len(&self) -> usize {
+        self.made.len()
+    }
+
     /// The variant that a pipeline was made of.
     pub fn variant_of(&self, pipeline: vk::Pipeline) -> Option<&Variant> {
         self.made.iter().find(|(_, made)| made.raw == pipeline).map(|(variant, _)| variant)
