@@ -6,12 +6,14 @@ mod vulkan_support;
 use engine::backend::vulkan::kernels::gated::{self, Gated};
 use engine::backend::vulkan::kernels::linear::{self, Method, Product};
 use engine::backend::vulkan::kernels::route;
-use engine::backend::vulkan::kernels::{moe_sum, scale_by_sigmoid};
+use engine::backend::vulkan::kernels::{moe_sum, quantize, scale_by_sigmoid};
 use engine::backend::vulkan::{Gpu, MatmulTile, Tuning};
 use engine::gguf::GgmlType;
 use engine::model::{Activation, MoeConfig};
 use vulkan_support::experts::{Layer, RoutingMemory, choice, config};
-use vulkan_support::{Matrix, Random, TestWeight, UNTOUCHED, activate, assert_close, gpu, run};
+use vulkan_support::products::Arithmetic::{Integer, Single};
+use vulkan_support::products::{Arithmetic, Sizes};
+use vulkan_support::{Bytes, Matrix, Random, TestWeight, UNTOUCHED, activate, assert_close, gpu, run};
 
 fn matvec(columns: u32) -> Method {
     Method::Matvec { columns }
@@ -117,14 +119,14 @@ fn small_tile() -> MatmulTile {
 #[test]
 fn experts_of_every_type_by_matrix_vector_products() {
     let (mut gpu, mut random) = (gpu(), Random(31));
-    gpu.set_tuning(Tuning { matvec_rows: [4, 2], ..*gpu.tuning() });
+    gpu.set_tuning(Tuning { matvec_rows: [2, 2], ..*gpu.tuning() });
     for ty in GgmlType::ALL {
         let width = if ty.block_len() == 1 { 52 } else { ty.block_len() };
         let moe = MoeConfig { n_ff_exp: width, ..config(5, 2) };
         let layer = Layer::random(&mut random, moe, width, [ty, ty], false);
         // One kernel for both: compiling takes longer than running.
-        layer.check(&mut gpu, &mut random, 1, matvec(4));
-        layer.check(&mut gpu, &mut random, 7, matvec(4));
+        layer.check(&mut gpu, &mut random, 1, matvec(2));
+        layer.check(&mut gpu, &mut random, 7, matvec(2));
     }
 }
 
@@ -136,8 +138,8 @@ fn experts_of_every_type_in_integers() {
         let width = ty.block_len();
         let moe = MoeConfig { n_ff_exp: width, ..config(5, 2) };
         let layer = Layer::random(&mut random, moe, width, [ty, ty], false);
-        layer.check_in_bytes(&mut gpu, &mut random, 1, matvec(4));
-        layer.check_in_bytes(&mut gpu, &mut random, 7, matvec(4));
+        layer.check_in_bytes(&mut gpu, &mut random, 1, matvec(2));
+        layer.check_in_bytes(&mut gpu, &mut random, 7, matvec(2));
     }
     // Biases, a clamped activation, a single token's experts, down projections that stay in f32.
     for (n_tokens, types, columns) in
@@ -185,34 +187,70 @@ fn experts_with_biases_clamped_activations_and_odd_shapes() {
 #[test]
 fn gated_products_without_experts() {
     let (mut gpu, mut random) = (gpu(), Random(34));
-    let (rows, cols) = (37, 64);
     for (n, method) in [(1, matvec(1)), (6, matvec(4)), (21, Method::Matmul { tile: small_tile() })] {
-        let weights = [0, 1].map(|_| TestWeight::random(&mut random, GgmlType::Q8_0, rows, cols));
-        let [gate, up] = weights.each_ref().map(|w| w.upload(&mut gpu, "weight"));
-        let values = random.values(n * cols);
-        let x = Matrix::new(&mut gpu, n, cols, &values);
-        let dst = Matrix::untouched(&mut gpu, n, rows);
-        let both = Gated {
-            x: x.rows(),
-            quantized: None,
-            gate: &gate,
-            up: &up,
-            biases: None,
-            activation: Activation::Swiglu,
-            dst: dst.rows(),
-            routing: None,
-        };
-        run(&mut gpu, "gated", |g| gated::record_with(g, &both, method));
-        let dot = |w: &TestWeight, r: usize, x: &[f32]| -> f64 {
-            w.row(r).iter().zip(x).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
-        };
-        let want: Vec<f64> = values
-            .chunks_exact(cols)
-            .flat_map(|x| (0..rows).map(move |r| (x, r)))
-            .map(|(x, r)| activate(Activation::Swiglu, dot(&weights[0], r, x), dot(&weights[1], r, x)))
-            .collect();
-        assert_close(&format!("gated {n}"), &dst.read(), &want, |_| 1e-4);
+        check_gated(&mut gpu, &mut random, GgmlType::Q8_0, [n, 37, 64], method, Single);
     }
+}
+
+#[test]
+fn gated_products_without_experts_of_every_type() {
+    let (mut gpu, mut random) = (gpu(), Random(39));
+    gpu.set_tuning(Tuning { matvec_rows: [2, 2], dot_rows: [2, 2], ..*gpu.tuning() });
+    for ty in GgmlType::ALL {
+        let cols = if ty.block_len() == 1 { 52 } else { ty.block_len() };
+        // One kernel for all numbers of tokens: compiling takes longer than running.
+        for n in [1, 2, 3] {
+            check_gated(&mut gpu, &mut random, ty, [n, 7, cols], matvec(2), Single);
+            if ty.block_len() > 1 {
+                check_gated(&mut gpu, &mut random, ty, [n, 7, cols], matvec(2), Integer);
+            }
+        }
+    }
+}
+
+/// Compares the gated product of `n` random columns with f64: of what the bytes stand for where they are used.
+fn check_gated(
+    gpu: &mut Gpu,
+    random: &mut Random,
+    ty: GgmlType,
+    [n, rows, cols]: [usize; 3],
+    method: Method,
+    arithmetic: Arithmetic,
+) {
+    let what = format!("{n} tokens × {ty} [{rows}, {cols}], gated, {method:?}, {arithmetic:?}");
+    let weights = [0, 1].map(|_| TestWeight::random(random, ty, rows, cols));
+    let [gate, up] = weights.each_ref().map(|w| w.upload(gpu, "weight"));
+    let mut values = random.values(n * cols);
+    let (x, dst) = (Matrix::new(gpu, n, cols, &values), Matrix::untouched(gpu, n, rows));
+    let bytes = (arithmetic == Integer).then(|| Bytes::new(gpu, n, cols));
+    let (biases, activation, routing) = (None, Activation::Swiglu, None);
+    let quantized = bytes.as_ref().map(Bytes::rows);
+    let both = Gated { x: x.rows(), quantized, gate: &gate, up: &up, biases, activation, dst: dst.rows(), routing };
+    run(gpu, &what, |g| {
+        if let Some(bytes) = quantized {
+            quantize::record(g, x.rows(), bytes)?;
+        }
+        gated::record_with(g, &both, method)
+    });
+    if let Some(bytes) = &bytes {
+        values = bytes.decoded();
+    }
+    let (mut want, mut errors) = (Vec::new(), Vec::new());
+    for x in values.chunks_exact(cols) {
+        for r in 0..rows {
+            let [(g, g_error), (u, u_error)] = weights.each_ref().map(|w| sum_of_products(w.row(r), x, arithmetic));
+            want.push(activate(activation, g, u));
+            errors.push(g_error * (u.abs() + u_error + 1.0) * 2.0 + u_error * (g.abs() + g_error + 1.0));
+        }
+    }
+    assert_close(&what, &dst.read(), &want, |i| errors[i]);
+}
+
+/// A row times `x`, and what that may be off.
+fn sum_of_products(row: &[f32], x: &[f32], arithmetic: Arithmetic) -> (f64, f64) {
+    let terms = || row.iter().zip(x).map(|(&a, &b)| f64::from(a) * f64::from(b));
+    let sizes = Sizes { terms: terms().map(f64::abs).sum(), x: x.iter().map(|v| f64::from(v.abs())).sum() };
+    (terms().sum(), arithmetic.error(sizes))
 }
 
 #[test]

@@ -3,11 +3,12 @@
 
 mod vulkan_support;
 
+use engine::backend::vulkan::kernels::Rows;
 use engine::backend::vulkan::kernels::kv_store::{CacheShape, LayerCache, Places};
 use engine::backend::vulkan::kernels::linear::{self, Method, Product};
 use engine::backend::vulkan::kernels::place_heads::Projections;
 use engine::backend::vulkan::kernels::rope::Rotation;
-use engine::backend::vulkan::kernels::{embed, gather, kv_store, place_heads, quantize, rms_norm, rope, swiglu};
+use engine::backend::vulkan::kernels::{embed, gather, kv_store, place_heads, probe, quantize, rms_norm, rope, swiglu};
 use engine::backend::vulkan::{Cost, DeviceOptions, Gpu, MatmulTile, MemoryUse, PromptTile, Tuning, VulkanError};
 use engine::gguf::GgmlType;
 use engine::kv::{BLOCK, KvType};
@@ -16,7 +17,7 @@ use half::f16;
 use vulkan_support::attention::{AttentionCase, prompt_cases};
 use vulkan_support::cache::{Cache, F16, MIXED, N_PAGES, Q8_0, TABLES, cache_row, decoded};
 use vulkan_support::products::Arithmetic::{Integer, Single};
-use vulkan_support::products::check_product;
+use vulkan_support::products::{Arithmetic, check_product};
 use vulkan_support::{
     Bytes, Matrix, Random, TestWeight, UNTOUCHED, activate, assert_close, gpu, gpu_with, indices, largest, run,
 };
@@ -80,19 +81,51 @@ fn record_matmul(gpu: &mut Gpu, product: &Product<'_>) -> Result<(), VulkanError
     linear::record_with(gpu, product, Method::Matmul { tile })
 }
 
+/// All numbers of columns that are used on gfx1151, and of rows one where there are many columns: the software device
+/// compiles slowly what is unrolled.
+fn all_columns(tuning: &Tuning) -> Tuning {
+    Tuning { matvec_rows: [2, 1], dot_rows: [2, 1], ..as_on_gfx1151(tuning) }
+}
+
+/// Numbers of columns and rows as on gfx1151.
+fn as_on_gfx1151(tuning: &Tuning) -> Tuning {
+    Tuning { matvec_rows: [2, 2], dot_rows: [2, 4], matvec_columns: &[1, 2, 4, 8, 16], ..*tuning }
+}
+
+/// Compares products of weights of type `ty` with f64; a case is a number of tokens, and rows and columns of the weight.
+fn check_products(
+    gpu: &mut Gpu,
+    random: &mut Random,
+    ty: GgmlType,
+    cases: impl IntoIterator<Item = [usize; 3]>,
+    arithmetic: Arithmetic,
+) {
+    for [n, rows, cols] in cases {
+        let weight = TestWeight::random(random, ty, rows, cols);
+        for options in [(false, false), (true, true)] {
+            check_product(gpu, random, &weight, n, options, arithmetic, record_matvec);
+        }
+    }
+}
+
 #[test]
-fn matrix_vector_products_of_every_type_and_number_of_columns() {
+fn matrix_vector_products_of_every_type() {
     let (mut gpu, mut random) = (gpu(), Random(3));
-    gpu.set_tuning(Tuning { matvec_rows: [2, 2], matvec_columns: &[1, 4], ..*gpu.tuning() });
+    gpu.set_tuning(all_columns(gpu.tuning()));
     for ty in GgmlType::ALL {
         // A width that leaves lanes idle, and one that takes several rounds.
-        let widths = if ty.block_len() == 1 { [20, 136] } else { [256, 768] };
-        for (n, rows, cols) in [(1, 67, widths[0]), (2, 9, widths[1]), (3, 5, widths[0]), (8, 33, widths[1])] {
-            let weight = TestWeight::random(&mut random, ty, rows, cols);
-            for options in [(false, false), (true, true)] {
-                check_product(&mut gpu, &mut random, &weight, n, options, Single, record_matvec);
-            }
-        }
+        let [narrow, wide] = if ty.block_len() == 1 { [20, 136] } else { [256, 768] };
+        check_products(&mut gpu, &mut random, ty, [[1, 67, narrow], [2, 9, wide], [3, 5, narrow]], Single);
+    }
+}
+
+#[test]
+fn matrix_vector_products_of_every_type_and_many_columns() {
+    let (mut gpu, mut random) = (gpu(), Random(21));
+    gpu.set_tuning(all_columns(gpu.tuning()));
+    for ty in GgmlType::ALL {
+        let [narrow, wide] = if ty.block_len() == 1 { [20, 136] } else { [256, 768] };
+        check_products(&mut gpu, &mut random, ty, [[8, 33, wide], [5, 3, narrow], [13, 7, narrow]], Single);
     }
 }
 
@@ -102,17 +135,23 @@ fn quantised_types() -> impl Iterator<Item = GgmlType> {
 }
 
 #[test]
-fn products_in_integers_of_every_type_and_number_of_columns() {
+fn products_in_integers_of_every_type() {
     let (mut gpu, mut random) = (gpu(), Random(43));
-    gpu.set_tuning(Tuning { dot_rows: [2, 2], matvec_columns: &[1, 4], ..*gpu.tuning() });
+    gpu.set_tuning(all_columns(gpu.tuning()));
     for ty in quantised_types() {
         let small = ty.block_len();
-        for (n, rows, cols) in [(1, 67, small), (2, 9, 768), (3, 5, 11 * small), (8, 33, 768), (1, 3, 256)] {
-            let weight = TestWeight::random(&mut random, ty, rows, cols);
-            for options in [(false, false), (true, true)] {
-                check_product(&mut gpu, &mut random, &weight, n, options, Integer, record_matvec);
-            }
-        }
+        let cases = [[1, 67, small], [2, 9, 768], [3, 5, 11 * small], [1, 3, 256]];
+        check_products(&mut gpu, &mut random, ty, cases, Integer);
+    }
+}
+
+#[test]
+fn products_in_integers_of_every_type_and_many_columns() {
+    let (mut gpu, mut random) = (gpu(), Random(22));
+    gpu.set_tuning(all_columns(gpu.tuning()));
+    for ty in quantised_types() {
+        let small = ty.block_len();
+        check_products(&mut gpu, &mut random, ty, [[8, 33, 768], [5, 3, small], [13, 7, 3 * small]], Integer);
     }
 }
 
@@ -218,12 +257,13 @@ fn a_norm_leaves_its_result_in_bytes_too() {
 #[test]
 fn matrix_vector_products_of_more_tokens_than_columns() {
     let (mut gpu, mut random) = (gpu(), Random(4));
+    gpu.set_tuning(Tuning { matvec_columns: &[1, 2, 4, 8], ..as_on_gfx1151(gpu.tuning()) });
     for n in [2, 9, 16, 33] {
         let weight = TestWeight::random(&mut random, GgmlType::Q8_0, 21, 96);
         check_product(&mut gpu, &mut random, &weight, n, (true, false), Single, record_matvec);
     }
     // Columns that are not there are skipped where there are many.
-    gpu.set_tuning(Tuning { dot_rows: [2, 4], matvec_columns: &[1, 16], ..*gpu.tuning() });
+    gpu.set_tuning(Tuning { matvec_columns: &[1, 16], ..as_on_gfx1151(gpu.tuning()) });
     for n in [1, 9, 16, 17] {
         for arithmetic in [Single, Integer] {
             let weight = TestWeight::random(&mut random, GgmlType::Q4_K, 21, 512);
@@ -654,5 +694,46 @@ fn gather_copies_the_named_rows() {
         run(&mut gpu, "gather", |g| gather::record(g, x.rows(), &at, dst.rows()));
         let want: Vec<f32> = rows.iter().flat_map(|&r| values[r as usize * width..][..width].to_vec()).collect();
         assert_eq!(dst.read(), want, "rows {rows:?} of {n}");
+    }
+}
+
+/// What a kernel says that is asked for something impossible.
+fn refusal(record: impl FnOnce() -> Result<(), VulkanError>) -> String {
+    let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(record)).expect_err("it is refused");
+    panic.downcast_ref::<String>().expect("a formatted message").clone()
+}
+
+/// Passes without rows are the backend's to leave out; a kernel that gets them has a caller that is wrong.
+#[test]
+fn matrices_without_rows_or_columns_are_refused() {
+    let (mut gpu, mut random) = (gpu(), Random(18));
+    let norm = TestWeight::vector(&[1.0; 64]).upload(&mut gpu, "norm");
+    let weight = TestWeight::random(&mut random, GgmlType::Q4_0, 3, 64).upload(&mut gpu, "weight");
+    let [x, dst] = [64, 64].map(|width| Matrix::untouched(&mut gpu, 2, width));
+    let (ids, bytes) = (indices(&mut gpu, &[0, 1]), Bytes::new(&mut gpu, 2, 64));
+    gpu.begin().expect("recording");
+    for (n_rows, width) in [(0, 64), (2, 0)] {
+        let [none, to] = [&x, &dst].map(|m| Rows { n_rows, width, ..m.rows() });
+        let g = &mut gpu;
+        let all = [
+            refusal(|| embed::record(g, &weight, &ids, none)),
+            refusal(|| rms_norm::record(g, none, &norm, 1e-6, to)),
+            refusal(|| rms_norm::quantized::record(g, none, &norm, 1e-6, to, bytes.rows())),
+            refusal(|| quantize::record(g, none, bytes.rows())),
+            refusal(|| record_matvec(g, &Product::new(none, &weight, dst.rows()))),
+            refusal(|| record_matvec(g, &Product::new(x.rows(), &weight, to))),
+            refusal(|| record_matmul(g, &Product::new(none, &weight, dst.rows()))),
+            refusal(|| gather::record(g, x.rows(), &ids, to)),
+            refusal(|| swiglu::record(g, none, to, Activation::Swiglu)),
+        ];
+        let shape = format!("n_rows: {n_rows}, width: {width}");
+        assert!(all.iter().all(|message| message.contains(&shape)), "{shape}: {all:#?}");
+    }
+    // Nothing to start is no op.
+    let message = refusal(|| probe::record_fma(&mut gpu, &x.region, [0.5, 1.0], 1, 0));
+    assert!(message.contains("workgroups [0, 1, 1]"), "{message}");
+    gpu.submit_and_wait().expect("an empty pass");
+    for untouched in [x, dst] {
+        assert!(untouched.read().iter().all(|&v| v == UNTOUCHED), "nothing was recorded");
     }
 }
