@@ -119,13 +119,21 @@ fn matrix_vector_products_of_every_type() {
     }
 }
 
+/// Types whose kernels of 16 columns in f32 are compiled, which takes the software device seconds each: one of every
+/// way to lay weights out. The others decode as theirs of fewer columns do.
+const SIXTEEN_IN_F32: [GgmlType; 6] =
+    [GgmlType::F32, GgmlType::F16, GgmlType::Q8_0, GgmlType::Q4_K, GgmlType::Q6_K, GgmlType::MXFP4];
+
 #[test]
 fn matrix_vector_products_of_every_type_and_many_columns() {
     let (mut gpu, mut random) = (gpu(), Random(21));
     gpu.set_tuning(all_columns(gpu.tuning()));
     for ty in GgmlType::ALL {
         let [narrow, wide] = if ty.block_len() == 1 { [20, 136] } else { [256, 768] };
-        check_products(&mut gpu, &mut random, ty, [[8, 33, wide], [5, 3, narrow], [13, 7, narrow]], Single);
+        check_products(&mut gpu, &mut random, ty, [[8, 33, wide], [5, 3, narrow]], Single);
+        if SIXTEEN_IN_F32.contains(&ty) {
+            check_products(&mut gpu, &mut random, ty, [[13, 7, narrow]], Single);
+        }
     }
 }
 
