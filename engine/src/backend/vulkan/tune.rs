@@ -345,10 +345,11 @@ pub static KNOBS: [Knob; 31] = [
     },
     Knob {
         name: "matrix.narrow",
-        what: "tile of the products of 17 to 32 tokens on matrix units",
+        what: "tile of the products of 17 to 32 tokens, or so many of an expert, on matrix units",
         kernels: &["f16_"],
-        columns: &[32],
-        prompts: &[],
+        // Where fewer tokens are products in integers, it is used for few rows and for experts.
+        columns: &[48],
+        prompts: &[256],
         deep: false,
         candidates: |info| narrow_tiles(info, 1),
         get: |t| t.matrix.iter().flat_map(|m| matrix_value(&m.tiles[1])).collect(),
